@@ -1,0 +1,87 @@
+"""IAM, Interpretable AI with MLIR: interpretability operations that compile.
+
+Importing this module is cheap: names load when they are first used, and torch only where a model is.
+
+    import iam
+
+    sae = iam.SAE.load_from_disk("path/to/sae")
+    features = sae.encode(activations)  # NumPy or torch, [..., d_in]
+    print(features)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iam import compiler, errors, formats, models, ops, reference
+    from iam.compiler import jit
+    from iam.core.features import SparseFeatures
+    from iam.core.sites import Site
+    from iam.models import LanguageModel
+    from iam.ops import steer
+    from iam.vector.clt import SAE, SAEConfig, explained_variance
+
+    __version__: str
+
+__all__ = [
+    "SAE",
+    "LanguageModel",
+    "SAEConfig",
+    "Site",
+    "SparseFeatures",
+    "__version__",
+    "compiler",
+    "errors",
+    "explained_variance",
+    "formats",
+    "jit",
+    "models",
+    "ops",
+    "reference",
+    "steer",
+]
+
+_WHERE = {
+    "LanguageModel": "iam.models",
+    "SAE": "iam.vector.clt",
+    "SAEConfig": "iam.vector.clt",
+    "Site": "iam.core.sites",
+    "SparseFeatures": "iam.core.features",
+    "explained_variance": "iam.vector.clt",
+    "jit": "iam.compiler",
+    "steer": "iam.ops",
+}
+_MODULES = ("compiler", "errors", "formats", "models", "ops", "reference")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("iam")
+    except PackageNotFoundError:  # run from the source tree, not installed
+        return "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _WHERE:
+        value: Any = getattr(importlib.import_module(_WHERE[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"iam.{name}")
+    elif name == "__version__":
+        value = _version()
+    else:
+        from iam.core.config import nearest
+
+        near = nearest(name, __all__)
+        hint = f'; did you mean "{near}"?' if near else ""
+        raise AttributeError(f'module "iam" has no attribute "{name}"{hint}')
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

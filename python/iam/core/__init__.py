@@ -1,0 +1,1 @@
+"""What everything else in IAM uses: errors, sites, sparse features, lazy imports."""

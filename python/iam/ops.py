@@ -1,0 +1,588 @@
+"""The ops of the dialect as functions: on NumPy arrays, on torch tensors, and inside a traced function.
+
+Called on arrays, an op runs at once: in the compiled kernels when the array is in host memory, in plain torch on the
+array's device when it is not, or when its gradient is being recorded. Called on the arguments of a function under
+:func:`iam.jit`, it is recorded. Activations may have any leading dimensions; what comes in (NumPy or torch, float16 to
+float64) goes out; the arithmetic is float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from iam.core.arrays import (
+    as_float32,
+    check_float,
+    check_width,
+    from_numpy,
+    needs_torch,
+    rows_of,
+    shape_of,
+)
+from iam.core.config import suggestion, take_int
+from iam.core.errors import ArgumentError, DtypeError, ShapeError
+from iam.core.features import SparseFeatures
+from iam.core.lazy import is_torch, native, torch_if_loaded
+
+__all__ = [
+    "EDIT_MODES",
+    "STEER_MODES",
+    "batch_topk",
+    "decode",
+    "delta",
+    "densify",
+    "edit",
+    "encode",
+    "gate",
+    "jumprelu",
+    "relu",
+    "residual",
+    "steer",
+    "sub",
+    "topk",
+]
+
+STEER_MODES = ("add", "ablate", "clamp")
+EDIT_MODES = ("set", "scale", "clamp", "ablate")
+_EDIT_OPERANDS = {"set": 1, "scale": 1, "clamp": 2, "ablate": 0}
+
+
+def _trace(*values: Any) -> Any:
+    """The tracer of the first value that is being traced, or None."""
+    for value in values:
+        trace = getattr(value, "__iam_trace__", None)
+        if trace is not None:
+            return trace
+    return None
+
+
+def _check_mode(mode: str, options: Sequence[str], op: str) -> None:
+    if mode not in options:
+        raise ArgumentError(f'{op}: unknown mode "{mode}"; {suggestion(str(mode), options)}', code="mode")
+
+
+def _float32_tensor(x: Any, device: Any) -> Any:
+    torch = torch_if_loaded()
+    if not is_torch(x):
+        x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    return x.to(device=device, dtype=torch.float32)
+
+
+def _device(*arrays: Any) -> Any:
+    """The device of a call, which all its tensors must share."""
+    devices = {str(x.device): x.device for x in arrays if is_torch(x)}
+    if len(devices) > 1:
+        raise ArgumentError(f"expected all tensors on one device, got {' and '.join(sorted(devices))}", code="device")
+    return next(iter(devices.values()))
+
+
+def _matrix(x: Any, op: str, name: str) -> Any:
+    """A weight as ``[n, m]`` float32 for the kernels."""
+    check_float(x, op=op, name=name)
+    if x.ndim != 2:
+        raise ShapeError(f"{op}: expected {name} of two dimensions, got {shape_of(x)}")
+    return as_float32(x)
+
+
+def _vector(x: Any, size: int, op: str, name: str) -> Any:
+    check_float(x, op=op, name=name)
+    if shape_of(x) != (size,):
+        raise ShapeError(f"{op}: expected {name} of shape ({size},), got {shape_of(x)}")
+    return as_float32(x)
+
+
+# Steering.
+
+
+def steer(h: Any, v: Any, strength: Any, mode: str = "add") -> Any:
+    """Move activations along a direction.
+
+    Args:
+        h: Activations ``[..., d]``.
+        v: Direction ``[d]``, not zero unless mode is ``add``.
+        strength: ``add``: multiples of ``v``; ``ablate``: 1 removes the component along ``v`` entirely; ``clamp``: the
+            wanted component along ``v/‖v‖``, in the units of ``h``.
+        mode: ``add``: ``h + s·v``; ``ablate``: ``h − s·(h·v/‖v‖²)·v``; ``clamp``: ``h + (s − h·v̂)·v̂`` with ``v̂ = v/‖v‖``.
+
+    Returns:
+        A new array like ``h``.
+
+    Raises:
+        ShapeError: ``v`` is not ``[d]``.
+        DtypeError: no arrays of floats.
+        NonFiniteError: NaN or infinity in ``h``, ``v`` or ``strength``.
+        ArgumentError: unknown mode, or a zero direction that mode cannot use.
+
+    Source: Turner et al. 2023, arXiv:2308.10248 (add); Arditi et al. 2024, arXiv:2406.11717 (ablate).
+    """
+    _check_mode(mode, STEER_MODES, "iam.steer")
+    trace = _trace(h, v, strength)
+    if trace is not None:
+        return trace.op("steer", h, v, strength, mode)
+    rows = None if needs_torch(h, v) else rows_of(h, op="iam.steer", name="h")
+    check_float(h, op="iam.steer", name="h")
+    check_width(h, op="iam.steer", name="h", width=None, width_name="d")
+    vector = _vector(v, h.shape[-1], "iam.steer", "v") if rows is not None or not is_torch(v) else v
+    strength = _number(strength, "iam.steer", "strength")
+    if rows is None:
+        return _steer_torch(h, vector, strength, mode)
+    _check_direction(vector, mode)
+    return rows.restore(native().steer(rows.flat, vector, strength, STEER_MODES.index(mode)))
+
+
+def _steer_torch(h: Any, v: Any, strength: float, mode: str) -> Any:
+    from iam.vector.clt import _torch
+
+    if shape_of(v) != (h.shape[-1],):
+        raise ShapeError(f"iam.steer: expected v of shape ({h.shape[-1]},), got {shape_of(v)}")
+    device = _device(h, v)
+    v = _float32_tensor(v, device)
+    _check_direction(as_float32(v.detach().cpu()), mode)
+    flat = _float32_tensor(h, device).reshape(-1, h.shape[-1])
+    return _torch.steer(flat, v, strength, mode).reshape(h.shape).to(h.dtype)
+
+
+def _check_direction(v: Any, mode: str) -> None:
+    from iam.core.errors import NonFiniteError
+
+    square = float(v.astype(np.float64) @ v)
+    if not math.isfinite(square):
+        at = int(np.flatnonzero(~np.isfinite(v))[0])
+        raise NonFiniteError(f"iam.steer: expected finite v, got {v[at]} at index {at}")
+    if square == 0 and mode != "add":
+        raise ArgumentError(f'iam.steer: mode "{mode}" needs a direction v that is not zero')
+
+
+def _number(value: Any, op: str, name: str) -> float:
+    from iam.core.errors import NonFiniteError
+
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(f"{op}: expected {name} to be a number, got {type(value).__name__}") from error
+    if not math.isfinite(number):
+        raise NonFiniteError(f"{op}: expected a finite {name}, got {number}")
+    return number
+
+
+# Coders.
+
+
+def encode(x: Any, W_enc: Any, b_enc: Any, b_dec: Any = None) -> Any:
+    """Dense pre-activations ``(x − b_dec)·W_enc + b_enc``, shape ``[..., F]``.
+
+    To get features, call a coder's ``encode``, which never holds this array.
+
+    Args:
+        x: Activations ``[..., d_in]``.
+        W_enc: ``[d_in, F]``.
+        b_enc: ``[F]``.
+        b_dec: ``[d_in]``, subtracted from ``x`` first; or None.
+    """
+    op = "iam.ops.encode"
+    trace = _trace(x)
+    if trace is not None:
+        return trace.op("encode", x, W_enc, b_enc, b_dec)
+    if needs_torch(x, W_enc, b_enc, b_dec):
+        from iam.vector.clt import _torch
+
+        device = _device(x, W_enc, b_enc, b_dec)
+        weights = [None if w is None else _float32_tensor(w, device) for w in (W_enc, b_enc, b_dec)]
+        check_float(x, op=op, name="x")
+        check_width(x, op=op, name="x", width=int(W_enc.shape[0]), width_name="d_in")
+        flat = _float32_tensor(x, device).reshape(-1, x.shape[-1])
+        return _torch.encode(flat, *weights).reshape(*x.shape[:-1], -1).to(x.dtype)
+    matrix = _matrix(W_enc, op, "W_enc")
+    rows = rows_of(x, op=op, name="x", width=matrix.shape[0])
+    bias = _vector(b_enc, matrix.shape[1], op, "b_enc")
+    shift = None if b_dec is None else _vector(b_dec, matrix.shape[0], op, "b_dec")
+    return rows.restore(native().encode_dense(rows.flat, matrix, bias, shift))
+
+
+def _activation(name: str, pre: Any, kernel: Any, on_torch: Any, *others: Any) -> SparseFeatures:
+    op = f"iam.ops.{name}"
+    check_float(pre, op=op, name="pre")
+    check_width(pre, op=op, name="pre", width=None, width_name="features")
+    prefix, n_features = shape_of(pre)[:-1], int(pre.shape[-1])
+    if needs_torch(pre, *others):
+        device = _device(pre, *others)
+        flat = _float32_tensor(pre, device).reshape(math.prod(prefix), n_features)
+        values, indices, offsets = on_torch(flat, *(_float32_tensor(o, device) for o in others))
+        return SparseFeatures(values.to(pre.dtype), indices, offsets, n_features, prefix, validate=False)
+    rows = rows_of(pre, op=op, name="pre")
+    values, indices, *rest = kernel(rows.flat, *others)
+    return features_from_kernel(values, indices, rest[0] if rest else None, n_features, prefix, pre)
+
+
+def features_from_kernel(
+    values: Any, indices: Any, offsets: Any, n_features: int, prefix: tuple[int, ...], like: Any
+) -> SparseFeatures:
+    """The components that a kernel returned, in the container and float type of ``like``."""
+    return SparseFeatures(
+        from_numpy(values, like),
+        from_numpy(indices, like),
+        None if offsets is None else from_numpy(offsets, like),
+        n_features,
+        prefix,
+        validate=False,
+    )
+
+
+def _check_k(k: Any, n_features: int, op: str) -> int:
+    return take_int(k, what=f"{op}: k", low=1, high=n_features, error=ArgumentError, code="k-range")
+
+
+def topk(pre: Any, k: int) -> SparseFeatures:
+    """The ``k`` largest pre-activations of each row, then ReLU; ties to the lowest index.
+
+    Args:
+        pre: ``[..., F]``.
+        k: ``1..F``.
+
+    Source: Gao et al. 2024, arXiv:2406.04093. Oracle: :func:`iam.reference.clt.topk`.
+    """
+    trace = _trace(pre)
+    if trace is not None:
+        return trace.op("topk", pre, k)  # type: ignore[no-any-return]
+    check_float(pre, op="iam.ops.topk", name="pre")
+    check_width(pre, op="iam.ops.topk", name="pre", width=None, width_name="features")
+    k = _check_k(k, int(pre.shape[-1]), "iam.ops.topk")
+    return _activation("topk", pre, lambda flat: native().topk(flat, k), lambda flat: _torch_ops().topk(flat, k))
+
+
+def batch_topk(pre: Any, k: int) -> SparseFeatures:
+    """The ``k · rows`` largest of ``relu(pre)`` over all rows; ties to the lowest flat index.
+
+    Source: Bussmann et al. 2024, arXiv:2412.06410. Oracle: :func:`iam.reference.clt.batch_topk`.
+    """
+    trace = _trace(pre)
+    if trace is not None:
+        return trace.op("batch_topk", pre, k)  # type: ignore[no-any-return]
+    check_float(pre, op="iam.ops.batch_topk", name="pre")
+    check_width(pre, op="iam.ops.batch_topk", name="pre", width=None, width_name="features")
+    k = _check_k(k, int(pre.shape[-1]), "iam.ops.batch_topk")
+    return _activation(
+        "batch_topk", pre, lambda flat: native().batch_topk(flat, k), lambda flat: _torch_ops().batch_topk(flat, k)
+    )
+
+
+def jumprelu(pre: Any, threshold: Any) -> SparseFeatures:
+    """``relu(pre) · [pre > threshold]``, one threshold per feature ``[F]``.
+
+    Source: Rajamanoharan et al. 2024, arXiv:2407.14435. Oracle: :func:`iam.reference.clt.jumprelu`.
+    """
+    trace = _trace(pre)
+    if trace is not None:
+        return trace.op("jumprelu", pre, threshold)  # type: ignore[no-any-return]
+    check_float(pre, op="iam.ops.jumprelu", name="pre")
+    check_width(pre, op="iam.ops.jumprelu", name="pre", width=None, width_name="features")
+    theta = threshold
+    if not needs_torch(pre, threshold):
+        theta = _vector(threshold, int(pre.shape[-1]), "iam.ops.jumprelu", "threshold")
+    elif shape_of(threshold) != (int(pre.shape[-1]),):
+        raise ShapeError(f"iam.ops.jumprelu: expected threshold ({int(pre.shape[-1])},), got {shape_of(threshold)}")
+    return _activation(
+        "jumprelu",
+        pre,
+        lambda flat, t: native().threshold(flat, t),
+        lambda flat, t: _torch_ops().threshold(flat, t),
+        theta,
+    )
+
+
+def relu(pre: Any) -> SparseFeatures:
+    """``max(pre, 0)`` as features. Oracle: :func:`iam.reference.clt.relu`."""
+    trace = _trace(pre)
+    if trace is not None:
+        return trace.op("relu", pre)  # type: ignore[no-any-return]
+    return _activation(
+        "relu", pre, lambda flat: native().threshold(flat, None), lambda flat: _torch_ops().threshold(flat, None)
+    )
+
+
+def gate(gate_pre: Any, magnitude_pre: Any) -> SparseFeatures:
+    """``[gate_pre > 0] · relu(magnitude_pre)``, two arrays ``[..., F]`` of one shape.
+
+    Source: Rajamanoharan et al. 2024, arXiv:2404.16014. Oracle: :func:`iam.reference.clt.gate`.
+    """
+    op = "iam.ops.gate"
+    trace = _trace(gate_pre, magnitude_pre)
+    if trace is not None:
+        return trace.op("gate", gate_pre, magnitude_pre)  # type: ignore[no-any-return]
+    check_float(gate_pre, op=op, name="gate_pre")
+    check_float(magnitude_pre, op=op, name="magnitude_pre")
+    if shape_of(gate_pre) != shape_of(magnitude_pre):
+        raise ShapeError(
+            f"{op}: expected gate_pre and magnitude_pre of one shape, got {shape_of(gate_pre)} and {shape_of(magnitude_pre)}"
+        )
+    width = int(magnitude_pre.shape[-1])
+    return _activation(
+        "gate",
+        magnitude_pre,
+        lambda flat, g: native().gate(as_float32(g).reshape(-1, width), flat),
+        lambda flat, g: _torch_ops().gate(g.reshape(-1, width), flat),
+        gate_pre,
+    )
+
+
+def _torch_ops() -> Any:
+    from iam.vector.clt import _torch
+
+    return _torch
+
+
+def _kernel_components(f: SparseFeatures) -> tuple[Any, Any, Any]:
+    """Components as NumPy float32, int32, int64, sharing memory where they can."""
+    values, indices, offsets = f.components
+    if f.is_torch:
+        indices = indices.numpy()
+        offsets = None if offsets is None else offsets.numpy()
+    return as_float32(values), indices, offsets
+
+
+def _float32_components(f: SparseFeatures, device: Any) -> tuple[Any, Any, Any]:
+    torch = torch_if_loaded()
+    values, indices, offsets = f.to_torch().components
+    moved = None if offsets is None else offsets.to(device)
+    return values.to(device=device, dtype=torch.float32), indices.to(device), moved
+
+
+def _check_features(f: Any, op: str) -> None:
+    if not isinstance(f, SparseFeatures):
+        raise DtypeError(
+            f"{op}: expected SparseFeatures, got {type(f).__name__}; dense features become sparse with "
+            "SparseFeatures.from_dense(f)"
+        )
+
+
+def decode(f: SparseFeatures, W_dec: Any, b_dec: Any = None) -> Any:
+    """``f·W_dec + b_dec``, reading only the rows of active features.
+
+    Args:
+        f: Features ``[..., F]``.
+        W_dec: ``[F, d_out]``.
+        b_dec: ``[d_out]``, or None for a difference of features.
+
+    Returns:
+        ``[..., d_out]`` in the container and float type of the features.
+
+    Raises:
+        ShapeError: sizes that do not fit each other.
+        DtypeError: ``f`` is no SparseFeatures, weights that are no floats.
+    """
+    op = "iam.ops.decode"
+    trace = _trace(f)
+    if trace is not None:
+        return trace.op("decode", f, W_dec, b_dec)
+    _check_features(f, op)
+    check_float(W_dec, op=op, name="W_dec")
+    if W_dec.ndim != 2 or W_dec.shape[0] != f.n_features:
+        raise ShapeError(f"{op}: expected W_dec of shape ({f.n_features}, d_out), got {shape_of(W_dec)}", code="width")
+    width = int(W_dec.shape[1])
+    values = f.components[0]
+    if needs_torch(values, W_dec, b_dec):
+        device = _device(values, W_dec, b_dec)
+        bias = None if b_dec is None else _float32_tensor(b_dec, device)
+        y = _torch_ops().decode(*_float32_components(f, device), _float32_tensor(W_dec, device), bias)
+        return y.to(values.dtype if f.is_torch else y.dtype).reshape(*f.prefix, width)
+    bias = None if b_dec is None else _vector(b_dec, width, op, "b_dec")
+    y = native().decode(*_kernel_components(f), as_float32(W_dec), bias)
+    return from_numpy(y.reshape(*f.prefix, width), values)
+
+
+def densify(f: SparseFeatures) -> Any:
+    """Features as a dense array ``[..., F]``. Oracle: :func:`iam.reference.clt.densify`."""
+    trace = _trace(f)
+    if trace is not None:
+        return trace.op("densify", f)
+    _check_features(f, "iam.ops.densify")
+    values = f.components[0]
+    if needs_torch(values):
+        dense = _torch_ops().densify(*_float32_components(f, values.device), f.n_features)
+        return dense.to(values.dtype).reshape(f.shape)
+    dense = native().densify(*_kernel_components(f), f.n_features)
+    return from_numpy(dense.reshape(f.shape), values)
+
+
+def residual(y: Any, x: Any, W_skip: Any = None) -> Any:
+    """``y + x``, or ``y + x·W_skip``.
+
+    Args:
+        y: Decoded features ``[..., d_out]``.
+        x: The coder's input ``[..., d_in]``, same leading dimensions.
+        W_skip: ``[d_in, d_out]``; None adds ``x`` itself.
+
+    Source: skip transcoders, Paulo et al. 2025, arXiv:2501.18823. Oracle: :func:`iam.reference.clt.residual`.
+    """
+    op = "iam.ops.residual"
+    trace = _trace(y, x)
+    if trace is not None:
+        return trace.op("residual", y, x, W_skip)
+    check_float(y, op=op, name="y")
+    check_float(x, op=op, name="x")
+    check_width(y, op=op, name="y", width=None, width_name="d_out")
+    check_width(x, op=op, name="x", width=None, width_name="d_in")
+    expected = (int(x.shape[-1]), int(y.shape[-1]))
+    if shape_of(y)[:-1] != shape_of(x)[:-1] or (W_skip is None and expected[0] != expected[1]):
+        raise ShapeError(f"{op}: expected y and x of one shape, got {shape_of(y)} and {shape_of(x)}")
+    if W_skip is not None and shape_of(W_skip) != expected:
+        raise ShapeError(f"{op}: expected W_skip of shape {expected}, got {shape_of(W_skip)}")
+    if needs_torch(y, x, W_skip):
+        device = _device(y, x, W_skip)
+        skip = None if W_skip is None else _float32_tensor(W_skip, device)
+        return _torch_ops().residual(_float32_tensor(y, device), _float32_tensor(x, device), skip).to(y.dtype)
+    rows = rows_of(y, op=op, name="y")
+    others = rows_of(x, op=op, name="x")
+    skip = None if W_skip is None else _matrix(W_skip, op, "W_skip")
+    return rows.restore(native().residual(rows.flat, others.flat, skip))
+
+
+# Edits of features.
+
+
+def _edit_arguments(f: SparseFeatures, features: Any, mode: str, a: Any, b: Any, op: str) -> tuple[Any, Any, Any]:
+    """Checked ``features`` int32 ``[n]`` and operands float32 ``[n]`` or None."""
+    _check_mode(mode, EDIT_MODES, op)
+    index = features.detach().cpu().numpy() if is_torch(features) else np.asarray(features)
+    if index.size == 0:
+        index = index.astype(np.int64)
+    if index.dtype.kind not in "iu" or index.ndim > 1:
+        raise DtypeError(f"{op}: expected features to be an integer or a list of integers, got {features!r}")
+    index = index.reshape(-1).astype(np.int64)
+    bad = index[(index < 0) | (index >= f.n_features)]
+    if bad.size:
+        raise ArgumentError(f"{op}: expected features in 0..{f.n_features - 1}, got {bad[0]}", code="feature-range")
+    unique, counts = np.unique(index, return_counts=True)
+    if len(unique) != len(index):
+        raise ArgumentError(
+            f"{op}: expected distinct features, got {unique[counts > 1].tolist()} more than once", code="feature-duplicate"
+        )
+    given = (a is not None) + (b is not None)
+    if given != _EDIT_OPERANDS[mode] or (b is not None and a is None):
+        raise ArgumentError(f"{op}: {mode} takes {_EDIT_OPERANDS[mode]} operand(s), got {given}")
+    low, high = (_operand(v, len(index), op) for v in (a, b))
+    if low is not None and high is not None and (low > high).any():
+        at = int(np.flatnonzero(low > high)[0])
+        raise ArgumentError(f"{op}: clamp expects low <= high, got {low[at]} > {high[at]} for feature {index[at]}")
+    return index.astype(np.int32), low, high
+
+
+def _operand(value: Any, count: int, op: str) -> Any:
+    from iam.core.errors import NonFiniteError
+
+    if value is None:
+        return None
+    array = value.detach().cpu().numpy() if is_torch(value) else np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise DtypeError(f"{op}: expected a number or {count} numbers, got {value!r}")
+    array = array.astype(np.float32).reshape(-1)
+    if array.size not in (1, count) or (np.ndim(array) > 1):
+        raise ShapeError(f"{op}: expected a number or {count} numbers, one for each feature, got {array.size}")
+    if not np.isfinite(array).all():
+        raise NonFiniteError(f"{op}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
+    return np.ascontiguousarray(np.broadcast_to(array, (count,)))
+
+
+def edit(f: SparseFeatures, features: Any, mode: str, a: Any = None, b: Any = None) -> SparseFeatures:
+    """Change chosen features of every row: ``set``, ``scale``, ``clamp`` or ``ablate``.
+
+    Args:
+        f: Features ``[..., F]``; they stay as they are.
+        features: One index, or n distinct ones, in ``0..F-1``.
+        mode: ``set``: ``f_j ← a``; ``scale``: ``f_j ← f_j·a``; ``clamp``: ``f_j ← min(max(f_j, a), b)``; ``ablate``: 0.
+        a: One number or n of them; not for ``ablate``.
+        b: One number or n of them; only for ``clamp``.
+
+    Returns:
+        Features of the same form; in k-form with k + n slots for ``set`` and ``clamp``, which can wake inactive features.
+
+    Raises:
+        ArgumentError: unknown mode (``mode``), index out of range (``feature-range``) or repeated
+            (``feature-duplicate``), operands that do not belong to the mode (``argument``).
+
+    Oracle: :func:`iam.reference.clt.edit`.
+    """
+    trace = _trace(f)
+    if trace is not None:
+        return trace.op("edit", f, features, mode, a, b)  # type: ignore[no-any-return]
+    op = f"SparseFeatures.{mode}"
+    _check_features(f, "iam.ops.edit")
+    index, low, high = _edit_arguments(f, features, mode, a, b, op)
+    values = f.components[0]
+    if needs_torch(values):
+        out = _torch_edit(f, index, mode, low, high)
+        return SparseFeatures(out[0].to(values.dtype), out[1], out[2], f.n_features, f.prefix, validate=False)
+    out = native().edit(*_kernel_components(f), index, EDIT_MODES.index(mode), low, high)
+    return features_from_kernel(*out, f.n_features, f.prefix, values)
+
+
+def _torch_edit(f: SparseFeatures, index: Any, mode: str, low: Any, high: Any) -> Any:
+    torch = torch_if_loaded()
+    device = f.components[0].device
+    operands = [None if o is None else torch.from_numpy(o).to(device) for o in (low, high)]
+    where = torch.from_numpy(index.astype(np.int64)).to(device)
+    return _torch_ops().edit(*_float32_components(f, device), where, mode, *operands, f.n_features)
+
+
+def delta(f: SparseFeatures, features: Any, mode: str, a: Any = None, b: Any = None) -> SparseFeatures:
+    """``edit(f) − f`` in k-form with n slots, slot i for ``features[i]``. Arguments as in :func:`edit`.
+
+    Adding ``decode(delta)`` to an activation edits it and keeps the part that the coder does not explain.
+    Oracle: :func:`iam.reference.clt.delta`.
+    """
+    trace = _trace(f)
+    if trace is not None:
+        return trace.op("delta", f, features, mode, a, b)  # type: ignore[no-any-return]
+    op = "iam.ops.delta"
+    _check_features(f, op)
+    index, low, high = _edit_arguments(f, features, mode, a, b, op)
+    values = f.components[0]
+    if needs_torch(values):
+        torch = torch_if_loaded()
+        edited = _torch_ops().densify(*_torch_edit(f, index, mode, low, high), f.n_features)
+        before = _torch_ops().densify(*_float32_components(f, values.device), f.n_features)
+        where = torch.from_numpy(index.astype(np.int64)).to(values.device)
+        change = (edited[:, where] - before[:, where]).to(values.dtype)
+        slots = where.to(torch.int32).expand(f.rows, -1).contiguous()
+        return SparseFeatures(change, slots, None, f.n_features, f.prefix, validate=False)
+    out = native().delta(*_kernel_components(f), index, EDIT_MODES.index(mode), low, high)
+    return features_from_kernel(*out, None, f.n_features, f.prefix, values)
+
+
+def sub(f1: SparseFeatures, f2: SparseFeatures) -> SparseFeatures:
+    """``f1 − f2``: two features values of one shape, both in k-form (k1 + k2 slots) or both in CSR form.
+
+    Raises:
+        ShapeError: different shapes.
+        ArgumentError: one in k-form, the other in CSR form; NumPy and torch; different devices.
+
+    Oracle: :func:`iam.reference.clt.sub`.
+    """
+    trace = _trace(f1, f2)
+    if trace is not None:
+        return trace.op("sub", f1, f2)  # type: ignore[no-any-return]
+    op = "iam.ops.sub"
+    _check_features(f1, op)
+    _check_features(f2, op)
+    if f1.shape != f2.shape:
+        raise ShapeError(f"{op}: expected two features values of one shape, got {f1.shape} and {f2.shape}")
+    if (f1.k is None) != (f2.k is None) or f1.is_torch != f2.is_torch:
+        raise ArgumentError(
+            f"{op}: expected both in k-form or both in CSR form, both NumPy or both torch, got "
+            f"{_kind(f1)} and {_kind(f2)}"
+        )
+    values = f1.components[0]
+    if needs_torch(values, f2.components[0]):
+        device = _device(values, f2.components[0])
+        out = _torch_ops().sub(_float32_components(f1, device), _float32_components(f2, device), f1.n_features)
+        return SparseFeatures(out[0].to(values.dtype), out[1], out[2], f1.n_features, f1.prefix, validate=False)
+    out = native().sub(*_kernel_components(f1), *_kernel_components(f2))
+    return features_from_kernel(*out, f1.n_features, f1.prefix, values)
+
+
+def _kind(f: SparseFeatures) -> str:
+    return f"{'torch' if f.is_torch else 'NumPy'} {'CSR' if f.k is None else f'k = {f.k}'}"

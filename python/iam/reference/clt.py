@@ -1,0 +1,337 @@
+"""Oracles of the ``iam.clt`` ops: sparse coders (SAEs and transcoders).
+
+Notation: ``x [..., d_in]`` an activation, ``W_enc [d_in, F]``, ``b_enc [F]``, ``W_dec [F, d_out]``, ``b_dec [d_out]``,
+``pre [..., F]`` pre-activations, ``f [..., F]`` features. ``relu(u) = max(u, 0)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iam.core.errors import ArgumentError, ShapeError
+
+__all__ = [
+    "batch_topk",
+    "decode",
+    "delta",
+    "densify",
+    "edit",
+    "encode",
+    "encode_sparse",
+    "gate",
+    "jumprelu",
+    "relu",
+    "residual",
+    "sub",
+    "topk",
+]
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+def encode(x: Array, W_enc: Array, b_enc: Array, b_dec: Array | None = None) -> Array:
+    """Pre-activations ``(x − b_dec)·W_enc + b_enc``, or ``x·W_enc + b_enc`` without ``b_dec``.
+
+    Args:
+        x: Activations ``[..., d_in]``.
+        W_enc: Encoder ``[d_in, F]``, one column per feature.
+        b_enc: Encoder bias ``[F]``.
+        b_dec: What the encoder subtracts from its input ``[d_in]``, if it was trained to.
+    Raises:
+        ShapeError: sizes that do not fit each other.
+
+    Source: Bricken et al. 2023, transformer-circuits.pub/2023/monosemantic-features; SAELens ``apply_b_dec_to_input``.
+
+    >>> encode(np.array([[1.0, 2.0]]), np.eye(2), np.array([0.5, -3.0]), b_dec=np.array([1.0, 0.0]))
+    array([[ 0.5, -1. ]])
+    """
+    if x.ndim < 1 or W_enc.ndim != 2 or x.shape[-1] != W_enc.shape[0] or b_enc.shape != W_enc.shape[1:]:
+        raise ShapeError(
+            "iam.clt.encode: expected x [..., d_in], W_enc [d_in, F], b_enc [F], "
+            f"got x {x.shape}, W_enc {W_enc.shape}, b_enc {b_enc.shape}"
+        )
+    if b_dec is not None and b_dec.shape != x.shape[-1:]:
+        raise ShapeError(f"iam.clt.encode: expected b_dec [{x.shape[-1]}] (d_in), got {b_dec.shape}")
+    return (x if b_dec is None else x - b_dec) @ W_enc + b_enc
+
+
+def relu(pre: Array) -> Array:
+    """``max(pre, 0)``: the features of a standard SAE.
+
+    Source: Bricken et al. 2023, transformer-circuits.pub/2023/monosemantic-features.
+
+    >>> relu(np.array([[3.0, -1.0, 0.0]]))
+    array([[3., 0., 0.]])
+    """
+    return np.where(pre > 0, pre, np.zeros_like(pre))
+
+
+def topk(pre: Array, *, k: int) -> Array:
+    """Keep the ``k`` largest pre-activations of each row, then apply ReLU.
+
+    Args:
+        pre: Encoder pre-activations ``[..., F]``.
+        k: Features kept per row; 1 <= k <= F.
+    Raises:
+        ArgumentError: ``k`` outside ``1..F`` (code ``k-range``).
+
+    Ties go to the lowest feature index. Source: Gao et al. 2024, arXiv:2406.04093.
+
+    >>> topk(np.array([[3.0, -1.0, 3.0, 2.0]]), k=2)
+    array([[3., 0., 3., 0.]])
+    >>> topk(np.array([[1.0, 1.0, 1.0]]), k=2)
+    array([[1., 1., 0.]])
+    """
+    if not 1 <= k <= pre.shape[-1]:
+        raise ArgumentError(
+            f"iam.clt.topk: expected k in 1..{pre.shape[-1]} (features), got k={k}; pre has shape {pre.shape}",
+            code="k-range",
+        )
+    best = np.argsort(-pre, axis=-1, kind="stable")[..., :k]  # stable: equal values keep the order of their indices
+    kept = np.zeros_like(pre)
+    np.put_along_axis(kept, best, np.take_along_axis(pre, best, axis=-1), axis=-1)
+    return relu(kept)
+
+
+def batch_topk(pre: Array, *, k: int) -> Array:
+    """Keep the ``k · rows`` largest of ``relu(pre)`` over the whole batch.
+
+    Args:
+        pre: Encoder pre-activations ``[..., F]``; all leading positions are one batch.
+        k: Features kept per row on average; 1 <= k <= F.
+    Raises:
+        ArgumentError: ``k`` outside ``1..F`` (code ``k-range``).
+
+    Ties go to the lowest flat index. Source: Bussmann et al. 2024, arXiv:2412.06410.
+
+    >>> batch_topk(np.array([[5.0, 4.0, 1.0], [3.0, -1.0, 2.0]]), k=1)
+    array([[5., 4., 0.],
+           [0., 0., 0.]])
+    """
+    features = pre.shape[-1]
+    if not 1 <= k <= features:
+        raise ArgumentError(
+            f"iam.clt.batch_topk: expected k in 1..{features} (features), got k={k}; pre has shape {pre.shape}",
+            code="k-range",
+        )
+    flat = relu(pre).reshape(-1)
+    best = np.argsort(-flat, kind="stable")[: k * (flat.size // features)]
+    kept = np.zeros_like(flat)
+    kept[best] = flat[best]
+    return kept.reshape(pre.shape)
+
+
+def jumprelu(pre: Array, threshold: Array) -> Array:
+    """``relu(pre) · [pre > threshold]``; the comparison is strict.
+
+    Args:
+        pre: Encoder pre-activations ``[..., F]``.
+        threshold: One threshold per feature ``[F]``.
+
+    Source: Rajamanoharan et al. 2024, arXiv:2407.14435.
+
+    >>> jumprelu(np.array([[0.5, 1.0, 2.0, -1.0]]), np.array([0.6, 1.0, 1.0, -2.0]))
+    array([[0., 0., 2., 0.]])
+    """
+    return np.where(pre > threshold, relu(pre), np.zeros_like(pre))
+
+
+def gate(gate_pre: Array, magnitude_pre: Array) -> Array:
+    """``[gate_pre > 0] · relu(magnitude_pre)``: one path decides which features are active, another how strongly.
+
+    Source: Rajamanoharan et al. 2024, arXiv:2404.16014.
+
+    >>> gate(np.array([[1.0, -1.0, 1.0]]), np.array([[2.0, 2.0, -2.0]]))
+    array([[2., 0., 0.]])
+    """
+    return np.where(gate_pre > 0, relu(magnitude_pre), np.zeros_like(magnitude_pre))
+
+
+def encode_sparse(
+    activation: str,
+    x: Array,
+    W_enc: Array,
+    b_enc: Array,
+    b_dec: Array | None = None,
+    *,
+    threshold: Array | None = None,
+    k: int | None = None,
+) -> Array:
+    """Encode, then ``topk``, ``jumprelu`` or ``relu``. The compiler fuses the two; their meaning stays this.
+
+    Raises:
+        ArgumentError: another activation, ``topk`` without ``k``, ``jumprelu`` without ``threshold``.
+
+    >>> encode_sparse("topk", np.array([[1.0, 2.0]]), np.eye(2), np.zeros(2), k=1)
+    array([[0., 2.]])
+    """
+    pre = encode(x, W_enc, b_enc, b_dec)
+    if activation == "topk" and k is not None:
+        return topk(pre, k=k)
+    if activation == "jumprelu" and threshold is not None:
+        return jumprelu(pre, threshold)
+    if activation == "relu":
+        return relu(pre)
+    raise ArgumentError(
+        'iam.clt.encode_sparse: expected "topk" with k, "jumprelu" with threshold, or "relu", '
+        f'got "{activation}" with k={k}, threshold={"given" if threshold is not None else None}'
+    )
+
+
+def decode(f: Array, W_dec: Array, b_dec: Array | None = None) -> Array:
+    """``f·W_dec + b_dec``.
+
+    Args:
+        f: Features ``[..., F]``.
+        W_dec: Decoder ``[F, d_out]``, one row per feature.
+        b_dec: Decoder bias ``[d_out]``; None means none (the decoding of a difference of features).
+
+    Source: Bricken et al. 2023, transformer-circuits.pub/2023/monosemantic-features.
+
+    >>> decode(np.array([[0.0, 2.0]]), np.array([[1.0, 1.0], [0.5, 0.0]]), np.array([1.0, 1.0]))
+    array([[2., 1.]])
+    """
+    if W_dec.ndim != 2 or f.ndim < 1 or f.shape[-1] != W_dec.shape[0]:
+        raise ShapeError(f"iam.clt.decode: expected f [..., F], W_dec [F, d_out], got f {f.shape}, W_dec {W_dec.shape}")
+    y = f @ W_dec
+    return y if b_dec is None else y + b_dec
+
+
+def densify(values: Array, indices: npt.NDArray[Any], offsets: npt.NDArray[Any] | None, n_features: int) -> Array:
+    """Sparse components to a dense array ``[rows, n_features]``.
+
+    Args:
+        values: ``[rows, k]``, or ``[nnz]`` with ``offsets``.
+        indices: Feature of each value, same shape.
+        offsets: ``[rows + 1]``: row ``r`` owns entries ``offsets[r]:offsets[r+1]``. None for the k-form.
+        n_features: Size of the dictionary.
+
+    Slots of value 0 are padding and may repeat an index.
+
+    >>> densify(np.array([[2.0, 0.0]]), np.array([[1, 1]]), None, 3)
+    array([[0., 2., 0.]])
+    >>> densify(np.array([1.0, 4.0]), np.array([0, 2]), np.array([0, 0, 2]), 3)
+    array([[0., 0., 0.],
+           [1., 0., 4.]])
+    """
+    if offsets is None:
+        rows = np.repeat(np.arange(values.shape[0]), values.shape[1])
+        count = values.shape[0]
+    else:
+        rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        count = len(offsets) - 1
+    dense = np.zeros((count, n_features), values.dtype)
+    np.add.at(dense, (rows, indices.reshape(-1)), values.reshape(-1))
+    return dense
+
+
+def residual(y: Array, x: Array, W_skip: Array | None = None) -> Array:
+    """``y + x``, or ``y + x·W_skip``: the skip connection of a coder.
+
+    Args:
+        y: Decoded features ``[..., d_out]``.
+        x: The coder's input ``[..., d_in]``.
+        W_skip: ``[d_in, d_out]``; None adds ``x`` itself (d_in = d_out).
+
+    Source: skip transcoders, Paulo et al. 2025, arXiv:2501.18823.
+
+    >>> residual(np.array([[1.0]]), np.array([[2.0, 3.0]]), np.array([[10.0], [1.0]]))
+    array([[24.]])
+    """
+    return y + (x if W_skip is None else x @ W_skip)
+
+
+def edit(
+    f: Array, features: Sequence[int], mode: str, a: npt.ArrayLike | None = None, b: npt.ArrayLike | None = None
+) -> Array:
+    """Change chosen features of every row and leave the others.
+
+    Args:
+        f: Features ``[..., F]``.
+        features: Indices ``[n]``, distinct, in ``0..F-1``.
+        mode: ``set``: ``f_j ← a_j``; ``scale``: ``f_j ← f_j·a_j``; ``clamp``: ``f_j ← min(max(f_j, a_j), b_j)``;
+            ``ablate``: ``f_j ← 0``.
+        a: One number or ``[n]``; not for ``ablate``.
+        b: One number or ``[n]``; only for ``clamp``.
+    Raises:
+        ArgumentError: unknown mode (``mode``), operands that the mode does not take (``argument``), index out of range
+            (``feature-range``) or repeated (``feature-duplicate``).
+
+    ``set`` and ``clamp`` also reach features that are inactive. Original to IAM; feature steering as in Templeton et al.
+    2024, transformer-circuits.pub/2024/scaling-monosemanticity.
+
+    >>> f = np.array([[1.0, 0.0, 5.0]])
+    >>> edit(f, [1, 2], "set", [7.0, 8.0])
+    array([[1., 7., 8.]])
+    >>> edit(f, [0, 1, 2], "clamp", 0.5, 2.0)
+    array([[1. , 0.5, 2. ]])
+    >>> edit(f, [2], "ablate")
+    array([[1., 0., 0.]])
+    """
+    index = np.asarray(features, dtype=np.int64).reshape(-1)
+    _check_edit(index, mode, a, b, f.shape[-1])
+    old = f[..., index]
+    zero = np.zeros((), f.dtype)
+    low = zero if a is None else np.asarray(a, f.dtype)
+    high = zero if b is None else np.asarray(b, f.dtype)
+    new = {
+        "set": lambda: np.broadcast_to(low, old.shape),
+        "scale": lambda: old * low,
+        "clamp": lambda: np.minimum(np.maximum(old, low), high),
+        "ablate": lambda: np.zeros_like(old),
+    }[mode]()
+    out = f.copy()
+    out[..., index] = new
+    return out
+
+
+def delta(
+    f: Array, features: Sequence[int], mode: str, a: npt.ArrayLike | None = None, b: npt.ArrayLike | None = None
+) -> Array:
+    """``edit(f) − f``: what an edit changes; zero outside the edited features.
+
+    ``x + decode(edit(f)) − decode(f) = x + decode(delta)`` (without bias) is why an edit that keeps the coder's error costs
+    a few rows of the decoder instead of two full decodings. Original to IAM.
+
+    >>> delta(np.array([[1.0, 0.0, 5.0]]), [1, 2], "set", [7.0, 8.0])
+    array([[0., 7., 3.]])
+    """
+    return edit(f, features, mode, a, b) - f
+
+
+def sub(f1: Array, f2: Array) -> Array:
+    """``f1 − f2``, by feature. Original to IAM.
+
+    >>> sub(np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]]))
+    array([[ 1., -2.]])
+    """
+    if f1.shape != f2.shape:
+        raise ShapeError(f"iam.clt.sub: expected two features values of one shape, got {f1.shape} and {f2.shape}")
+    return f1 - f2
+
+
+_OPERANDS = {"set": 1, "scale": 1, "clamp": 2, "ablate": 0}
+
+
+def _check_edit(index: npt.NDArray[np.int64], mode: str, a: object, b: object, n_features: int) -> None:
+    if mode not in _OPERANDS:
+        raise ArgumentError(
+            f'iam.clt.edit: unknown mode "{mode}"; expected one of {", ".join(sorted(_OPERANDS))}', code="mode"
+        )
+    given = (a is not None) + (b is not None)
+    if given != _OPERANDS[mode]:
+        raise ArgumentError(f"iam.clt.edit: {mode} expects {_OPERANDS[mode]} operand(s), got {given}")
+    bad = index[(index < 0) | (index >= n_features)]
+    if bad.size:
+        raise ArgumentError(
+            f"iam.clt.edit: expected features in 0..{n_features - 1}, got {bad[0]}", code="feature-range"
+        )
+    if len(np.unique(index)) != len(index):
+        repeated = sorted({int(i) for i in index if (index == i).sum() > 1})
+        raise ArgumentError(
+            f"iam.clt.edit: expected distinct features, got {repeated} more than once", code="feature-duplicate"
+        )

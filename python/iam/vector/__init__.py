@@ -1,0 +1,1 @@
+"""Operations on activation vectors: sparse coders, attribution, steering."""

@@ -1,0 +1,218 @@
+"""The clt ops and steer in plain torch: for tensors that the kernels cannot take.
+
+These run where the tensors are (a GPU), and gradients flow through them. Same results as the kernels up to float32
+rounding, same tie rule, sparse in and sparse out. Inputs are checked by the callers; ``x`` and ``pre`` are ``[rows, width]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from iam.core.errors import NonFiniteError
+
+__all__ = [
+    "batch_topk",
+    "decode",
+    "densify",
+    "edit",
+    "encode",
+    "gate",
+    "steer",
+    "sub",
+    "threshold",
+    "topk",
+]
+
+Tensor = torch.Tensor
+Components = tuple[Tensor, Tensor, "Tensor | None"]
+
+
+def check_finite(x: Tensor, *, op: str, name: str) -> None:
+    """Raise NonFiniteError naming the first NaN or infinity of ``x [rows, width]``."""
+    if x.numel() and not bool(torch.isfinite(x).all()):
+        row, column = (int(i) for i in (~torch.isfinite(x)).nonzero()[0])
+        raise NonFiniteError(
+            f"{op}: expected finite {name}, got {float(x[row, column])} at row {row}, column {column}; "
+            f"{name} has shape {tuple(x.shape)}"
+        )
+
+
+def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None) -> Tensor:
+    """Pre-activations ``[rows, F]``."""
+    check_finite(x, op="iam.clt.encode", name="x")
+    return torch.addmm(b_enc, x if b_dec is None else x - b_dec, W_enc)
+
+
+def topk(pre: Tensor, k: int) -> Components:
+    """Top k by value, ties to the lowest index, sorted by descending pre-activation; then ReLU.
+
+    torch.topk does not say which of equal values it takes, so it only finds the k-th value here.
+    """
+    rows = pre.shape[0]
+    kth = pre.detach().topk(k, dim=-1).values[:, -1:]
+    above = pre > kth
+    tied = pre == kth
+    room = k - above.sum(-1, keepdim=True)
+    chosen = above | (tied & (tied.cumsum(-1) <= room))
+    indices = chosen.nonzero()[:, 1].reshape(rows, k)  # ascending, so a stable sort keeps ties in the order of indices
+    values, order = pre.gather(-1, indices).sort(dim=-1, descending=True, stable=True)
+    return values.relu(), indices.gather(-1, order).to(torch.int32), None
+
+
+def _csr(dense: Tensor) -> Components:
+    rows, indices = dense.detach().nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=dense.shape[0])
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return dense[rows, indices], indices.to(torch.int32), offsets
+
+
+def threshold(pre: Tensor, theta: Tensor | None) -> Components:
+    """JumpReLU ``relu(pre)·[pre > theta]``, or ReLU when theta is None."""
+    active = pre.relu()
+    return _csr(active if theta is None else torch.where(pre > theta, active, torch.zeros_like(active)))
+
+
+def gate(gate_pre: Tensor, magnitude_pre: Tensor) -> Components:
+    return _csr(torch.where(gate_pre > 0, magnitude_pre.relu(), torch.zeros_like(magnitude_pre)))
+
+
+def batch_topk(pre: Tensor, k: int) -> Components:
+    """The ``k·rows`` largest of ``relu(pre)`` over the batch, ties to the lowest flat index."""
+    flat = pre.relu().reshape(1, -1)
+    count = k * pre.shape[0]
+    if count == 0:
+        return _csr(pre)
+    values, indices, _ = topk(flat, count)
+    kept = torch.zeros_like(flat).scatter(-1, indices.to(torch.int64), values)
+    return _csr(kept.reshape(pre.shape))
+
+
+def row_ids(values: Tensor, offsets: Tensor | None, rows: int) -> Tensor:
+    """The row of every slot, flattened."""
+    ids = torch.arange(rows, device=values.device)
+    return ids.repeat_interleave(values.shape[1]) if offsets is None else ids.repeat_interleave(offsets.diff())
+
+
+def _rows(values: Tensor, offsets: Tensor | None) -> int:
+    return int(values.shape[0]) if offsets is None else int(offsets.shape[0]) - 1
+
+
+def decode(values: Tensor, indices: Tensor, offsets: Tensor | None, W_dec: Tensor, b_dec: Tensor | None) -> Tensor:
+    """Sum of the active rows of W_dec ``[rows, d_out]``."""
+    rows = _rows(values, offsets)
+    if values.numel() == 0:
+        y = values.new_zeros(rows, W_dec.shape[1])
+    else:
+        ends = torch.arange(0, values.numel(), values.shape[1], device=values.device) if offsets is None else offsets[:-1]
+        y = torch.nn.functional.embedding_bag(
+            indices.reshape(-1).to(torch.int64),
+            W_dec,
+            ends,
+            mode="sum",
+            per_sample_weights=values.reshape(-1),
+        )
+    return y if b_dec is None else y + b_dec
+
+
+def densify(values: Tensor, indices: Tensor, offsets: Tensor | None, n_features: int) -> Tensor:
+    rows = _rows(values, offsets)
+    flat = row_ids(values, offsets, rows) * n_features + indices.reshape(-1)
+    dense = values.new_zeros(rows * n_features)
+    return dense.index_add(0, flat, values.reshape(-1)).reshape(rows, n_features)
+
+
+def edit(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    features: Tensor,
+    mode: str,
+    a: Tensor | None,
+    b: Tensor | None,
+    n_features: int,
+) -> Components:
+    """Set, scale, clamp or ablate ``features [n]`` (int64) of every row."""
+    rows, count = _rows(values, offsets), int(features.shape[0])
+    if count == 0:
+        return values, indices, offsets
+    hit = indices.unsqueeze(-1) == features  # [rows, k, n], or [nnz, n]
+    if mode in ("scale", "ablate"):
+        factors = values.new_zeros(count) if a is None else a
+        factor = torch.where(hit, factors, torch.ones_like(factors)).prod(-1)  # at most one of them is not 1
+        if offsets is None:
+            return values * factor, indices, None
+        return _drop_zeros(values * factor, indices, offsets)
+    if offsets is None:
+        old = (values.unsqueeze(-1) * hit).sum(1)
+    else:
+        ids = row_ids(values, offsets, rows)
+        old = values.new_zeros(rows, count).index_add(0, ids, values.unsqueeze(-1) * hit)
+    assert a is not None
+    new = a.expand(rows, count) if mode == "set" else torch.minimum(torch.maximum(old, a), _given(b))
+    kept = torch.where(hit.any(-1), torch.zeros_like(values), values)
+    if offsets is None:
+        added = features.to(indices.dtype).expand(rows, count)
+        return torch.cat([kept, new], -1), torch.cat([indices, added], -1), None
+    ids = torch.cat([ids, torch.arange(rows, device=values.device).repeat_interleave(count)])
+    return _sorted_csr(
+        torch.cat([kept, new.reshape(-1)]),
+        torch.cat([indices, features.to(indices.dtype).repeat(rows)]),
+        ids,
+        rows,
+        n_features,
+    )
+
+
+def _given(b: Tensor | None) -> Tensor:
+    assert b is not None
+    return b
+
+
+def _sorted_csr(values: Tensor, indices: Tensor, ids: Tensor, rows: int, n_features: int) -> Components:
+    """Entries in any order, distinct but for zeros, to CSR."""
+    keep = values.detach() != 0
+    values, indices, ids = values[keep], indices[keep], ids[keep]
+    order = (ids * n_features + indices).argsort()
+    counts = torch.bincount(ids, minlength=rows)
+    return values[order], indices[order], torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _drop_zeros(values: Tensor, indices: Tensor, offsets: Tensor) -> Components:
+    keep = values.detach() != 0
+    rows = int(offsets.shape[0]) - 1
+    counts = torch.bincount(row_ids(values, offsets, rows)[keep], minlength=rows)
+    return values[keep], indices[keep], torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def sub(first: Components, second: Components, n_features: int) -> Components:
+    """``first − second``; both in k-form or both in CSR form."""
+    v1, i1, o1 = first
+    v2, i2, o2 = second
+    if o1 is None or o2 is None:
+        same = (i1.unsqueeze(-1) == i2.unsqueeze(-2)) & (v1.detach() != 0).unsqueeze(-1)  # [rows, k1, k2]
+        left = v1 - (same * v2.unsqueeze(-2)).sum(-1)
+        right = torch.where(same.any(1), torch.zeros_like(v2), -v2)
+        return torch.cat([left, right], -1), torch.cat([i1, i2], -1), None
+    rows = int(o1.shape[0]) - 1
+    ids = torch.cat([row_ids(v1, o1, rows), row_ids(v2, o2, rows)])
+    keys, place = (ids * n_features + torch.cat([i1, i2])).unique(return_inverse=True)
+    values = v1.new_zeros(keys.shape[0]).index_add(0, place, torch.cat([v1, -v2]))
+    return _sorted_csr(values, (keys % n_features).to(torch.int32), keys // n_features, rows, n_features)
+
+
+def steer(h: Tensor, v: Tensor, strength: float, mode: str) -> Tensor:
+    """``h [rows, d]`` moved along ``v [d]``."""
+    check_finite(h, op="iam.policy.steer", name="h")
+    if mode == "add":
+        return h + strength * v
+    square = v @ v
+    if mode == "ablate":
+        return h - strength * ((h @ v) / square).unsqueeze(-1) * v
+    unit = v / square.sqrt()
+    return h + (strength - h @ unit).unsqueeze(-1) * unit
+
+
+def residual(y: Tensor, x: Tensor, W_skip: Tensor | None) -> Any:
+    return y + (x if W_skip is None else x @ W_skip)
