@@ -41,8 +41,8 @@ class SparseFeatures:
     >>> f = SparseFeatures(np.array([[2.0, 1.0], [3.0, 0.0]]), np.array([[4, 0], [1, 2]]), None, 6)
     >>> f
     SparseFeatures: 2 rows x 6 features, L0 1.5 (k = 2, float64, numpy)
-      row 0: 4 2, 0 1
-      row 1: 1 3
+      row 0: 4: 2, 0: 1
+      row 1: 1: 3
     >>> f.to_dense()[0]
     array([1., 0., 0., 0., 2., 0.])
     >>> f.active(0)
@@ -314,7 +314,7 @@ class SparseFeatures:
         ]
         for row in range(min(self.rows, 4)):
             active = self.active(row)
-            shown = ", ".join(f"{index} {value:.3g}" for index, value in active[:6])
+            shown = ", ".join(f"{index}: {value:.3g}" for index, value in active[:6])
             more = f", ... {len(active) - 6} more" if len(active) > 6 else ""
             at = row if len(self._prefix) <= 1 else tuple(int(n) for n in np.unravel_index(row, self._prefix))
             lines.append(f"  row {at}: {shown or 'none'}{more}")
