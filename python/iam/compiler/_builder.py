@@ -1,0 +1,180 @@
+"""From a recorded program to a module in the ``iam`` dialect, through ``iam.mlir``.
+
+The function has one argument per input of the trace and one result per returned value. Every op carries the Python
+lines that made it: the innermost as its location, the calls that led there as call sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from iam.compiler._engine import ir
+from iam.compiler._trace import FeaturesType, Input, Node, ScalarType, SourceLine, TensorType, Trace, Type, Value
+
+__all__ = ["build_module"]
+
+
+def build_module(trace: Trace, results: Sequence[Value], name: str) -> tuple[Any, Any]:
+    """The module and its function ``@name``. Needs the engine's lock and context."""
+    from iam.mlir.dialects import func
+
+    mlir = ir()
+    builder = _Builder()
+    with mlir.Location.unknown():
+        module = mlir.Module.create()
+        with mlir.InsertionPoint(module.body):
+            inputs = [builder.type(value.type) for value in trace.inputs]
+            outputs = [builder.type(value.type) for value in results]
+            function = func.FuncOp(name, mlir.FunctionType.get(inputs, outputs))
+            names = [mlir.Location.name(value.name) for value in trace.inputs]
+            block = function.add_entry_block(names)
+        builder.values.update(zip(trace.inputs, block.arguments, strict=True))
+        with mlir.InsertionPoint(block):
+            for node in trace.nodes:
+                with builder.location(node.frames):
+                    builder.values[node] = builder.node(node)
+            func.ReturnOp([builder.values[value] for value in results])
+    return module, function
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.values: dict[Input | Node | Value, Any] = {}
+        self._rows: dict[Value, Any] = {}
+        self._types: dict[Any, Any] = {}
+        mlir = ir()
+        self._f32 = mlir.F32Type.get()
+        self._index = mlir.IndexType.get()
+
+    def type(self, type: Type) -> Any:
+        mlir = ir()
+        if isinstance(type, ScalarType):
+            return self._f32
+        key = (type.rows is None, type.dims) if isinstance(type, TensorType) else ("features", type.n_features, type.k)
+        found = self._types.get(key)
+        if found is None:
+            if isinstance(type, FeaturesType):
+                slots = "" if type.k is None else f", k = {type.k}"
+                found = mlir.Type.parse(f"!iam.features<?x{type.n_features}xf32{slots}>")
+            else:
+                rows = [] if type.rows is None else [mlir.ShapedType.get_dynamic_size()]
+                found = mlir.RankedTensorType.get([*rows, *type.dims], self._f32)
+            self._types[key] = found
+        return found
+
+    @staticmethod
+    def location(frames: tuple[SourceLine, ...]) -> Any:
+        mlir = ir()
+        if not frames:
+            return mlir.Location.unknown()
+        first, *callers = (mlir.Location.file(frame.file, frame.line, frame.column) for frame in frames)
+        return mlir.Location.callsite(first, callers) if callers else first
+
+    def node(self, node: Node) -> Any:
+        if node.op.startswith("iam."):
+            return self._iam(node)
+        if node.op.startswith("arith."):
+            return self._elementwise(node)
+        made = getattr(self, f"_{node.op}")
+        return made(node)
+
+    # Numbers.
+
+    def _constant(self, node: Node) -> Any:
+        from iam.mlir.dialects import arith
+
+        return arith.ConstantOp(self._f32, ir().FloatAttr.get(self._f32, node.attributes["value"])).result
+
+    def _constants(self, node: Node) -> Any:
+        from iam.mlir.dialects import arith
+
+        mlir = ir()
+        numbers = [mlir.FloatAttr.get(self._f32, value) for value in node.attributes["values"]]
+        type = self.type(node.type)
+        return arith.ConstantOp(type, mlir.DenseElementsAttr.get(numbers, type)).result
+
+    def _from_elements(self, node: Node) -> Any:
+        from iam.mlir.dialects import tensor
+
+        return tensor.FromElementsOp(self.type(node.type), [self._operand(v) for v in node.operands]).result
+
+    # Elementwise.
+
+    def _operand(self, value: Value | None) -> Any:
+        assert value is not None
+        return self.values[value]
+
+    def _row_count(self, value: Value) -> Any:
+        """The number of rows of ``value`` as an index."""
+        from iam.mlir.dialects import arith, tensor
+
+        found = self._rows.get(value)
+        if found is None:
+            zero = arith.ConstantOp(self._index, ir().IntegerAttr.get(self._index, 0)).result
+            found = self._rows[value] = tensor.DimOp(self.values[value], zero).result
+        return found
+
+    def _elementwise(self, node: Node) -> Any:
+        from iam.mlir.dialects import arith
+
+        operation = {
+            "arith.addf": arith.AddFOp,
+            "arith.subf": arith.SubFOp,
+            "arith.mulf": arith.MulFOp,
+            "arith.divf": arith.DivFOp,
+            "arith.negf": arith.NegFOp,
+        }[node.op]
+        operands = [self._broadcast(value, node) for value in node.operands if value is not None]
+        return operation(*operands).result
+
+    def _broadcast(self, value: Value, node: Node) -> Any:
+        """``value`` in the type of ``node``: a number or a vector repeated for every row."""
+        from iam.mlir.dialects import linalg, tensor
+
+        found = self.values[value]
+        if isinstance(node.type, ScalarType) or isinstance(node.type, FeaturesType):
+            return found
+        type = self.type(node.type)
+        sizes = []
+        if node.type.rows is not None:
+            with_rows = next(
+                v for v in node.operands if v is not None and isinstance(v.type, TensorType) and v.type.rows is not None
+            )
+            if value.type != node.type and not (isinstance(value.type, TensorType) and value.type.rows is not None):
+                sizes = [self._row_count(with_rows)]
+        if isinstance(value.type, ScalarType):
+            return tensor.SplatOp(type, found, sizes).result
+        assert isinstance(value.type, TensorType)
+        if value.type.rows is None and node.type.rows is not None:
+            target = tensor.EmptyOp([*sizes, *node.type.dims], self._f32).result
+            return linalg.broadcast(found, outs=[target], dimensions=[0]).results[0]
+        return found
+
+    # The dialect.
+
+    def _iam(self, node: Node) -> Any:
+        mlir = ir()
+        operands = [self.values[v] for v in node.operands if v is not None]
+        attributes: dict[str, Any] = {}
+        for name, value in node.attributes.items():
+            attributes[name] = self._attribute(node.op, name, value)
+        if node.op in _SEGMENTED:
+            present = [int(v is not None) for v in node.operands]
+            attributes["operandSegmentSizes"] = mlir.DenseI32ArrayAttr.get(present)
+        return mlir.Operation.create(
+            node.op, results=[self.type(node.type)], operands=operands, attributes=attributes
+        ).result
+
+    def _attribute(self, op: str, name: str, value: Any) -> Any:
+        mlir = ir()
+        if name == "features":
+            return mlir.DenseI64ArrayAttr.get(list(value))
+        if name == "mode":
+            return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(32), _MODES[op].index(value))
+        return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(64), value)
+
+
+_SEGMENTED = {"iam.clt.edit", "iam.clt.delta"}
+_EDITS = ("set", "scale", "clamp", "ablate")
+_MODES = {"iam.clt.edit": _EDITS, "iam.clt.delta": _EDITS, "iam.policy.steer": ("add", "ablate", "clamp")}

@@ -1,0 +1,442 @@
+"""From a module in the ``iam`` dialect to machine code: pipelines, diagnostics, the JIT engine.
+
+One MLIR context serves the process, under one lock: compiling is short, and a context is not made for concurrent use.
+Compiled programs run without the lock and without the GIL.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from iam._tools import runtime_library
+from iam.core.arrays import as_float32, check_float, shape_of
+from iam.core.errors import ArgumentError, CompileError, DtypeError, InternalError, MissingDependencyError, ShapeError
+from iam.core.features import SparseFeatures
+from iam.core.lazy import native
+
+__all__ = [
+    "LOCK",
+    "PIPELINES",
+    "STAGES",
+    "CompiledModule",
+    "FeaturesSlot",
+    "NumberSlot",
+    "Slot",
+    "Stage",
+    "TensorSlot",
+    "build_engine",
+    "compile_error",
+    "compile_module",
+    "context",
+    "ir",
+    "lower_text",
+]
+
+Stage = Literal["iam", "fused", "llvm"]
+STAGES: tuple[str, ...] = get_args(Stage)
+
+PIPELINES: dict[str, tuple[str, ...]] = {
+    "iam": (),
+    "fused": ("iam-fuse",),
+    "llvm": ("iam-fuse", "iam-to-llvm"),
+}
+"""Stage -> the named pipelines that lead to it. What a pipeline consists of is fixed in C++, in one table that
+``iam-opt`` and Python share; see ``docs/passes.md``."""
+
+LOCK = threading.RLock()
+"""Held while the shared context is used."""
+
+ENTRY = "iam_program"
+"""Symbol of the compiled function: a user's function may be called ``memcpy``."""
+
+
+@cache
+def ir() -> Any:
+    """``iam.mlir.ir``.
+
+    Raises:
+        MissingDependencyError: IAM was built without its compiler (code ``native-missing``).
+    """
+    try:
+        import iam.mlir.ir
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"iam.mlir, the compiler of IAM, could not be loaded ({error}). It is built by `pip install .` in a checkout "
+            "of IAM with IAM_BUILD_MLIR=ON (the default). `iam doctor` shows what is found.",
+            code="native-missing",
+        ) from error
+    return iam.mlir.ir
+
+
+_context: Any = None
+
+
+def context() -> Any:
+    """The process's MLIR context. Use it with ``LOCK`` held."""
+    global _context
+    if _context is None:
+        made = ir().Context()
+        made.enable_multithreading(False)  # programs are small: threads would cost more than they save
+        _context = made
+    return _context
+
+
+# Diagnostics.
+
+
+def _place(location: Any, source: str | None, filename: str) -> tuple[str, list[str]]:
+    """A location as ``file:line:column`` and the text it points at, with a caret."""
+    mlir = ir()
+    frames = []
+    while True:
+        if location.is_a_name():
+            location = location.child_loc
+        elif location.is_a_fused() and len(location.locations):
+            location = location.locations[0]
+        elif location.is_a_callsite():
+            frames.append(location.caller)
+            location = location.callee
+        else:
+            break
+    del mlir
+    if not location.is_a_file():
+        return "", []
+    file, line, column = location.filename, location.start_line, location.start_col
+    if source is not None and file == "-":
+        file, lines = filename, source.splitlines()
+        text = lines[line - 1] if 0 < line <= len(lines) else ""
+    else:
+        text = linecache.getline(file, line).rstrip("\n")
+    shown = [f"  {text}", "  " + re.sub(r"\S", " ", text[: max(column - 1, 0)]) + "^"] if text.strip() else []
+    for frame in frames:
+        where, _ = _place(frame, source, filename)
+        if where:
+            shown.append(f"  called from {where.rstrip(': ')}")
+    return f"{file}:{line}:{column}: ", shown
+
+
+def _diagnostic(found: Any, source: str | None, filename: str, kind: str = "error") -> list[str]:
+    where, shown = _place(found.location, source, filename)
+    lines = [f"{where}{kind}: {found.message}", *shown]
+    for note in found.notes:
+        if "see current operation" not in note.message:
+            lines.extend(_diagnostic(note, source, filename, "note"))
+    return lines
+
+
+def compile_error(error: Any, what: str, *, source: str | None = None, filename: str = "-") -> CompileError:
+    """An ``MLIRError`` as a CompileError: every diagnostic with file, line, column and the line it points at."""
+    lines = []
+    for found in error.error_diagnostics:
+        lines.extend(_diagnostic(found, source, filename))
+    return CompileError("\n".join([f"{what}:", *(lines or [str(error.message)])]))
+
+
+# Pipelines.
+
+
+def run_pipelines(module: Any, names: Sequence[str], *, verify: bool = True, source: str | None = None) -> None:
+    """Run named pipelines over ``module``. Needs ``LOCK`` and the context."""
+    from iam.mlir.passmanager import PassManager
+
+    if not names:
+        return
+    try:
+        manager = PassManager.parse(f"builtin.module({','.join(names)})")
+    except ValueError as error:
+        raise InternalError(f"iam.compiler: pipelines {', '.join(names)} are not registered: {error}") from error
+    manager.enable_verifier(verify)
+    try:
+        manager.run(module.operation)
+    except ir().MLIRError as error:
+        raise compile_error(error, "iam.compiler: the program could not be lowered", source=source) from None
+
+
+def parse(source: str | bytes, filename: str = "-") -> Any:
+    """A module from text or bytecode. Needs ``LOCK`` and the context.
+
+    Raises:
+        CompileError: it does not parse or verify, with line, column and the text there.
+    """
+    try:
+        return ir().Module.parse(source)
+    except ir().MLIRError as error:
+        text = source if isinstance(source, str) else None
+        raise compile_error(error, "iam.compiler: not a valid program", source=text, filename=filename) from None
+
+
+def check_stage(stage: str) -> None:
+    if stage not in STAGES:
+        from iam.core.config import suggestion
+
+        raise ArgumentError(f'iam.compiler: unknown stage "{stage}"; {suggestion(str(stage), STAGES)}')
+
+
+def lower_text(source: str, stage: str) -> str:
+    """The program at ``stage``, from its text at stage ``iam``."""
+    check_stage(stage)
+    with LOCK, context():
+        module = parse(source)
+        run_pipelines(module, PIPELINES[stage])
+        return print_module(module)
+
+
+def print_module(module: Any, *, locations: bool = False) -> str:
+    text: str = module.operation.get_asm(enable_debug_info=locations, use_name_loc_as_prefix=True)
+    return text
+
+
+# Signatures.
+
+
+@dataclass(frozen=True, slots=True)
+class NumberSlot:
+    """A number by value."""
+
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlot:
+    """A tensor; None for a size that only a call knows."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesSlot:
+    """Features: two components in k-form, three in CSR form."""
+
+    rows: int | None
+    n_features: int
+    k: int | None
+
+
+Slot = NumberSlot | TensorSlot | FeaturesSlot
+
+_FEATURES = re.compile(r"!iam\.features<(\?|\d+)x(\d+)xf32(?:, k = (\d+))?>")
+_DTYPES = ("f32", "i32", "i64", "f64")
+
+
+def _slot(type: Any, what: str) -> Slot:
+    mlir = ir()
+    text = str(type)
+    found = _FEATURES.fullmatch(text)
+    if found is not None:
+        rows, n_features, k = found.groups()
+        return FeaturesSlot(None if rows == "?" else int(rows), int(n_features), None if k is None else int(k))
+    if mlir.RankedTensorType.isinstance(type):
+        tensor = mlir.RankedTensorType(type)
+        dtype = str(tensor.element_type)
+        if dtype in _DTYPES and tensor.encoding is None:
+            shape = tuple(None if tensor.is_dynamic_dim(i) else tensor.get_dim_size(i) for i in range(tensor.rank))
+            return TensorSlot(dtype, shape)
+    elif text in _DTYPES:
+        return NumberSlot(text)
+    raise CompileError(
+        f"iam.compiler: {what} has type {text}; a compiled function takes and returns tensors and numbers of "
+        f"{', '.join(_DTYPES)}, and features"
+    )
+
+
+def flat(slots: Sequence[Slot]) -> list[tuple[str, int]]:
+    """What ``iam._runtime.Program`` calls a signature: element type and rank of each component, rank -1 for numbers."""
+    components = []
+    for slot in slots:
+        if isinstance(slot, NumberSlot):
+            components.append((slot.dtype, -1))
+        elif isinstance(slot, TensorSlot):
+            components.append((slot.dtype, len(slot.shape)))
+        elif slot.k is not None:
+            components += [("f32", 2), ("i32", 2)]
+        else:
+            components += [("f32", 1), ("i32", 1), ("i64", 1)]
+    return components
+
+
+# The engine.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Native:
+    """Machine code. ``program`` is a ``iam._runtime.Program``; it is valid as long as ``engine`` is alive."""
+
+    program: Any
+    engine: Any
+    compile_ms: float
+
+
+def build_engine(
+    module: Any, inputs: Sequence[Slot], results: Sequence[Slot], *, opt_level: int, verify: bool
+) -> Native:
+    """Compile the function ``ENTRY`` of ``module``, which is consumed. Needs ``LOCK`` and the context."""
+    from iam.mlir.execution_engine import ExecutionEngine
+
+    start = time.perf_counter()
+    runtime = native()
+    run_pipelines(module, PIPELINES["llvm"], verify=verify)
+    try:
+        engine = ExecutionEngine(module, opt_level=opt_level, shared_libs=[str(runtime_library())])
+    except RuntimeError as error:
+        raise InternalError(f"iam.compiler: no machine code could be made for this program: {error}") from error
+    address = engine.raw_lookup(f"_mlir_ciface_{ENTRY}")
+    if not address:
+        raise InternalError(f"iam.compiler: the compiled program has no entry _mlir_ciface_{ENTRY}")
+    program = runtime.Program(address, flat(inputs), flat(results))
+    return Native(program, engine, (time.perf_counter() - start) * 1e3)
+
+
+def prepare_entry(function: Any) -> None:
+    """Name and mark ``function`` as the entry of the compiled module. Needs ``LOCK`` and the context."""
+    mlir = ir()
+    function.attributes["sym_name"] = mlir.StringAttr.get(ENTRY)
+    function.attributes["llvm.emit_c_interface"] = mlir.UnitAttr.get()
+
+
+# Programs given as text.
+
+_NUMPY = {"f32": np.float32, "i32": np.int32, "i64": np.int64, "f64": np.float64}
+
+
+class CompiledModule:
+    """A compiled function of a module that was given as text, bytecode or ``iam.mlir.ir.Module``.
+
+    Call it with one argument for each of the function's: arrays (NumPy or CPU torch), numbers, SparseFeatures. It
+    returns NumPy arrays and SparseFeatures, one or a tuple.
+    """
+
+    def __init__(self, name: str, source: str, inputs: list[Slot], results: list[Slot], native: Native) -> None:
+        self.name = name
+        self.inputs = tuple(inputs)
+        self.results = tuple(results)
+        self.compile_ms = native.compile_ms
+        self._source = source
+        self._native = native
+
+    def __repr__(self) -> str:
+        return f"CompiledModule(@{self.name}, {len(self.inputs)} inputs, {len(self.results)} results)"
+
+    def mlir(self, stage: Stage = "iam") -> str:
+        """The program at a stage: ``iam``, ``fused`` or ``llvm``."""
+        return lower_text(self._source, stage)
+
+    def __call__(self, *args: Any) -> Any:
+        if len(args) != len(self.inputs):
+            raise ArgumentError(f"@{self.name}: expected {len(self.inputs)} arguments, got {len(args)}")
+        components: list[Any] = []
+        for i, (slot, arg) in enumerate(zip(self.inputs, args, strict=True)):
+            components.extend(_components(slot, arg, f"@{self.name}: argument {i}"))
+        found = iter(self._native.program(*components))
+        wrapped = []
+        for slot in self.results:
+            if isinstance(slot, FeaturesSlot):
+                parts = [next(found) for _ in range(3 if slot.k is None else 2)]
+                offsets = parts[2] if slot.k is None else None
+                wrapped.append(SparseFeatures(parts[0], parts[1], offsets, slot.n_features, validate=False))
+            else:
+                wrapped.append(next(found))
+        return wrapped[0] if len(wrapped) == 1 else tuple(wrapped)
+
+
+def _components(slot: Slot, arg: Any, what: str) -> list[Any]:
+    if isinstance(slot, NumberSlot):
+        try:
+            return [float(arg) if slot.dtype.startswith("f") else int(arg)]
+        except (TypeError, ValueError):
+            raise DtypeError(f"{what}: expected a number, got {type(arg).__name__}") from None
+    if isinstance(slot, FeaturesSlot):
+        if not isinstance(arg, SparseFeatures):
+            raise DtypeError(f"{what}: expected SparseFeatures, got {type(arg).__name__}")
+        if arg.n_features != slot.n_features or arg.k != slot.k or slot.rows not in (None, arg.rows):
+            raise ShapeError(
+                f"{what}: expected features [{'?' if slot.rows is None else slot.rows}, {slot.n_features}] with "
+                f"{'offsets' if slot.k is None else f'k = {slot.k}'}, got shape {arg.shape} with "
+                f"{'offsets' if arg.k is None else f'k = {arg.k}'}"
+            )
+        values, indices, offsets = arg.to_numpy().components
+        return [as_float32(values), indices, *([] if offsets is None else [offsets])]
+    if slot.dtype == "f32":
+        check_float(arg, op=what, name="it")
+        array = as_float32(arg)
+    else:
+        array = np.asarray(arg)
+        if array.dtype != _NUMPY[slot.dtype]:
+            raise DtypeError(f"{what}: expected {slot.dtype}, got {array.dtype}")
+    shape = shape_of(array)
+    if len(shape) != len(slot.shape) or any(
+        want not in (None, got) for want, got in zip(slot.shape, shape, strict=True)
+    ):
+        expected = "x".join("?" if n is None else str(n) for n in slot.shape)
+        raise ShapeError(f"{what}: expected shape {expected}, got {'x'.join(map(str, shape)) or 'a number'}")
+    return [array]
+
+
+def compile_module(
+    program: Any, *, entry: str | None = None, filename: str = "-", opt_level: Literal[0, 1, 2, 3] = 2
+) -> CompiledModule:
+    """Compile a function of a module in the ``iam`` dialect.
+
+    Args:
+        program: Text, bytecode, or an ``iam.mlir.ir.Module`` (which stays as it is).
+        entry: The function; by default the only public one.
+        filename: Where the text came from, for messages.
+        opt_level: LLVM's optimisation level.
+
+    Raises:
+        CompileError: the program does not parse, verify or lower, with line, column and the text there; or it has no
+            function ``entry``.
+
+    >>> double = compile_module('''
+    ...     func.func @double(%x: tensor<?xf32>) -> tensor<?xf32> {
+    ...       %y = arith.addf %x, %x : tensor<?xf32>
+    ...       return %y : tensor<?xf32>
+    ...     }''')  # doctest: +SKIP
+    >>> double(np.ones(2, np.float32))  # doctest: +SKIP
+    array([2., 2.], dtype=float32)
+    """
+    with LOCK, context():
+        if not isinstance(program, (str, bytes)):
+            if not isinstance(program, ir().Module):
+                raise DtypeError(
+                    f"compile_module: expected text, bytecode or iam.mlir.ir.Module, got {type(program).__name__}"
+                )
+            program = program.operation.get_asm(enable_debug_info=True)
+        module = parse(program, filename)
+        functions = {
+            op.name.value: op
+            for op in module.body.operations
+            if op.operation.name == "func.func" and not op.is_external
+        }
+        if entry is None:
+            public = [name for name, op in functions.items() if op.visibility.value != "private"] if functions else []
+            if len(public) != 1:
+                raise CompileError(
+                    f"compile_module: expected one public function with a body, got {len(public)}"
+                    + (f" ({', '.join('@' + name for name in public)}); choose one with entry=" if public else "")
+                )
+            entry = public[0]
+        if entry not in functions:
+            raise CompileError(
+                f"compile_module: there is no function @{entry} with a body; there are "
+                f"{', '.join('@' + name for name in functions) or 'none'}"
+            )
+        function = functions[entry]
+        inputs = [_slot(t, f"argument {i} of @{entry}") for i, t in enumerate(function.type.inputs)]
+        results = [_slot(t, f"result {i} of @{entry}") for i, t in enumerate(function.type.results)]
+        for i, slot in enumerate(results):
+            if isinstance(slot, NumberSlot):
+                raise CompileError(f"compile_module: result {i} of @{entry} is a number; return a tensor")
+        text = print_module(module, locations=True)
+        prepare_entry(function)
+        built = build_engine(module, inputs, results, opt_level=opt_level, verify=True)
+    return CompiledModule(entry, text, inputs, results, built)

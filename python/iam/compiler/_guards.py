@@ -1,0 +1,119 @@
+"""What a recorded program took from outside of its arguments, and whether that is still so.
+
+A function may refer to coders, vectors and numbers of its closure and module. They are read while the function is
+recorded; a guard notices at a later call that such a name has been bound to something else (or that a list of numbers
+has changed), and the function is recorded again. Arrays are guarded by identity: their contents are read at every call.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from iam.compiler._trace import is_coder
+
+__all__ = ["Guards"]
+
+_MISSING = object()
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_LIBRARIES = ("iam", "numpy", "torch")
+_SNAPSHOT = 1024  # longest list or index array that is compared at every call
+
+
+def _same(value: Any, expected: Any) -> bool:
+    return value is expected or (
+        type(value) is type(expected) and isinstance(value, _SCALARS) and bool(value == expected)
+    )
+
+
+def _snapshot(value: Any) -> Any:
+    """A copy of a small mutable value that may decide what is recorded, or None."""
+    if isinstance(value, (list, tuple, set, frozenset)) and len(value) <= _SNAPSHOT:
+        items = tuple(value)
+        if all(isinstance(item, _SCALARS) for item in items):
+            return items
+    elif isinstance(value, dict) and len(value) <= _SNAPSHOT:
+        if all(isinstance(item, _SCALARS) for pair in value.items() for item in pair):
+            return tuple(value.items())
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size <= _SNAPSHOT:
+        return value.tobytes()
+    return None
+
+
+class Guards:
+    """The names that ``function`` and the functions it calls by name refer to, with their values now."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.names: dict[int, str] = {}  # id of a referenced object -> its name
+        self.coders: list[Any] = []
+        self._cells: list[tuple[types.CellType, Any]] = []
+        self._globals: list[tuple[dict[str, Any], str, Any]] = []
+        self._mutable: list[tuple[Any, Any]] = []
+        seen: set[int] = set()
+        pending = [function]
+        while pending:
+            found = pending.pop()
+            if isinstance(found, types.MethodType):
+                found = found.__func__
+            wrapped = getattr(found, "__wrapped__", None)
+            if wrapped is not None and callable(wrapped):
+                pending.append(wrapped)
+            if not isinstance(found, types.FunctionType) or id(found) in seen:
+                continue
+            seen.add(id(found))
+            if (found.__module__ or "").split(".")[0] in _LIBRARIES and found is not function:
+                continue
+            pending.extend(self._collect(found))
+
+    def _collect(self, function: types.FunctionType) -> Iterator[Any]:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not bound yet
+                value = _MISSING
+            else:
+                yield from self._note(name, value)
+            self._cells.append((cell, value))
+        scope = function.__globals__
+        for name in sorted(_global_names(function.__code__)):
+            value = scope.get(name, _MISSING)
+            if value is _MISSING or isinstance(value, (types.ModuleType, type, types.BuiltinFunctionType)):
+                continue
+            self._globals.append((scope, name, value))
+            yield from self._note(name, value)
+
+    def _note(self, name: str, value: Any) -> Iterator[Any]:
+        self.names.setdefault(id(value), name)
+        if is_coder(value):
+            self.coders.append(value)
+        snapshot = _snapshot(value)
+        if snapshot is not None:
+            self._mutable.append((value, snapshot))
+        if isinstance(value, (types.FunctionType, types.MethodType)) or hasattr(value, "__wrapped__"):
+            yield value
+
+    def hold(self) -> bool:
+        """Whether every name still means what it meant."""
+        for cell, expected in self._cells:
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                value = _MISSING
+            if value is not expected and not _same(value, expected):
+                return False
+        for scope, name, expected in self._globals:
+            value = scope.get(name, _MISSING)
+            if value is not expected and not _same(value, expected):
+                return False
+        return all(_snapshot(value) == snapshot for value, snapshot in self._mutable)
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _global_names(constant)
+    return names

@@ -1,0 +1,714 @@
+"""``iam.jit``: record a function once, compile it, call the machine code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+import sys
+import threading
+import time
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import numpy as np
+
+from iam.compiler import _engine
+from iam.compiler._builder import build_module
+from iam.compiler._engine import FeaturesSlot, Native, NumberSlot, Slot, Stage, TensorSlot
+from iam.compiler._guards import Guards
+from iam.compiler._trace import (
+    FeaturesType,
+    FromArgument,
+    FromArray,
+    FromCoder,
+    Input,
+    Rows,
+    ScalarType,
+    TensorType,
+    Trace,
+    Traced,
+    TracedScalar,
+    Type,
+    Value,
+    describe,
+    is_coder,
+)
+from iam.core.arrays import as_float32, check_float, from_numpy, shape_of
+from iam.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
+from iam.core.features import SparseFeatures
+from iam.core.lazy import is_torch, torch_if_loaded
+
+__all__ = ["JitFunction", "Lowered", "jit"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MAX_KEYS = 64
+"""Kinds of calls for which one function keeps recordings; the least recently recorded goes first."""
+
+_MAX_PER_KEY = 4
+"""Recordings kept for one kind of call: what the function refers to may alternate."""
+
+
+# Arguments. A call's arguments are flattened into leaves and a key that says what kind each leaf is; calls with one key
+# share a recording. Rows do not enter the key.
+
+_ARRAY, _NUMBER, _CODER, _FEATURES, _CONSTANT, _TRACED = range(6)
+
+
+def _kind_of(leaf: Any) -> int:
+    if isinstance(leaf, np.ndarray) or is_torch(leaf):
+        return _ARRAY
+    if isinstance(leaf, (float, np.floating)):
+        return _NUMBER
+    if isinstance(leaf, SparseFeatures):
+        return _FEATURES
+    if isinstance(leaf, Traced):
+        return _TRACED
+    if is_coder(leaf):
+        return _CODER
+    return _CONSTANT
+
+
+_KINDS: dict[type, int] = {np.ndarray: _ARRAY, float: _NUMBER, SparseFeatures: _FEATURES}
+"""Kinds of the types that are common, so that a call does not have to find them out."""
+
+
+class _TracedArgumentError(Exception):
+    """The function is called from one that is being recorded."""
+
+
+def _flatten(value: Any, leaves: list[Any], key: list[Any]) -> None:
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        if isinstance(value, (list, tuple)):
+            key.append((type(value), len(value)))
+            for item in value:
+                _flatten(item, leaves, key)
+            return
+        if isinstance(value, dict):
+            key.append((dict, tuple(value)))
+            for item in value.values():
+                _flatten(item, leaves, key)
+            return
+        kind = _kind_of(value)
+        if kind == _TRACED:
+            raise _TracedArgumentError
+        if kind == _ARRAY:
+            _KINDS[type(value)] = kind
+    leaves.append(value)
+    if kind == _ARRAY:
+        ndim = value.ndim
+        if ndim >= 2:
+            key.append(("rows", value.shape[-1]))
+        elif ndim == 1:
+            key.append(("vector", value.shape[0]))
+        else:
+            key.append("number")
+    elif kind == _NUMBER:
+        key.append("number")
+    elif kind == _CODER:
+        key.append(("coder", id(value)))
+    elif kind == _FEATURES:
+        key.append(("features", value.n_features, value.k))
+    else:
+        try:
+            hash(value)
+        except TypeError:
+            raise TraceError(
+                f"iam.jit: an argument is {describe(value)}; arguments are arrays, numbers, coders, features, hashable "
+                "constants, and lists, tuples and dicts of them"
+            ) from None
+        key.append((type(value), value))
+
+
+def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
+    """``value`` with its leaves replaced, in the order of :func:`_flatten`."""
+    if isinstance(value, (list, tuple)):
+        items = [_rebuild(item, leaves) for item in value]
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, dict):
+        return {name: _rebuild(item, leaves) for name, item in value.items()}
+    return next(leaves)
+
+
+def _names_of_leaves(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """A name for every leaf: its parameter's, with the path into containers."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names: list[str] = []
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                walk(item, f"{name}_{i}")
+        elif isinstance(value, dict):
+            for i, item in enumerate(value.values()):
+                walk(item, f"{name}_{i}")
+        else:
+            names.append(name)
+
+    for i, arg in enumerate(args):
+        known = i < len(parameters) and parameters[i].kind in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        walk(arg, parameters[i].name if known else f"arg{i}")
+    for name, arg in kwargs.items():
+        walk(arg, name)
+    return names
+
+
+# Fetching: how each argument of the machine code is found at a call.
+
+_Fetch = Callable[[list[Any], list[Any]], None]
+
+
+def _to_kernel(leaf: Any, what: str) -> Any:
+    """An array argument as float32 NumPy; shares memory when it already is."""
+    if is_torch(leaf):
+        if leaf.device.type != "cpu":
+            raise ArgumentError(
+                f"{what} is on {leaf.device}; compiled programs run on the CPU and copy nothing behind your back. Move it "
+                "with .cpu(), or call the uncompiled function (.function), which runs on the tensor's device",
+                code="device",
+            )
+        if leaf.requires_grad and torch_if_loaded().is_grad_enabled():
+            raise ArgumentError(
+                f"{what} records gradients, which compiled programs do not; call it under torch.no_grad() or with "
+                ".detach(), or call the uncompiled function (.function), which is differentiable"
+            )
+    check_float(leaf, op=what, name="it")
+    return as_float32(leaf)
+
+
+def _fetch_rows(leaf: int, width: int, what: str) -> _Fetch:
+    def fetch(leaves: list[Any], out: list[Any]) -> None:
+        x = leaves[leaf]
+        array = x if type(x) is np.ndarray and x.dtype == np.float32 else _to_kernel(x, what)
+        if array.ndim != 2:
+            array = array.reshape(math.prod(array.shape[:-1]), width)
+        out.append(array)
+
+    return fetch
+
+
+def _fetch_vector(leaf: int, what: str) -> _Fetch:
+    def fetch(leaves: list[Any], out: list[Any]) -> None:
+        out.append(_to_kernel(leaves[leaf], what))
+
+    return fetch
+
+
+def _fetch_number(leaf: int) -> _Fetch:
+    def fetch(leaves: list[Any], out: list[Any]) -> None:
+        out.append(float(leaves[leaf]))
+
+    return fetch
+
+
+def _fetch_features(leaf: int) -> _Fetch:
+    def fetch(leaves: list[Any], out: list[Any]) -> None:
+        values, indices, offsets = leaves[leaf].to_numpy().components
+        out.append(as_float32(values))
+        out.append(indices)
+        if offsets is not None:
+            out.append(offsets)
+
+    return fetch
+
+
+def _fetch_bound(array: Any) -> _Fetch:
+    def fetch(leaves: list[Any], out: list[Any]) -> None:
+        out.append(array)
+
+    return fetch
+
+
+def _fetch_array(array: Any, shape: tuple[int, ...], what: str) -> _Fetch:
+    """An array the function refers to. Only one of another type than float32 is converted, at every call."""
+    ready = array.detach().numpy() if is_torch(array) and array.dtype == torch_if_loaded().float32 else array
+
+    def fetch(leaves: list[Any], out: list[Any]) -> None:
+        found = ready if isinstance(ready, np.ndarray) and ready.dtype == np.float32 else np.asarray(_any_float(ready))
+        out.append(found.reshape(shape))
+
+    return fetch
+
+
+def _any_float(array: Any) -> Any:
+    return array.detach().float().numpy() if is_torch(array) else array.astype(np.float32)
+
+
+# Recordings.
+
+
+class _Constant:
+    """A result that is the same at every call."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Specialization:
+    """One recording of a function: its text, how its arguments are found, and, once compiled, its machine code."""
+
+    def __init__(
+        self,
+        name: str,
+        trace: Trace,
+        tree: Any,
+        results: list[Value],
+        guards: Guards,
+        leaf_names: list[str],
+        coders: dict[int, Any],
+    ) -> None:
+        """``coders``: a weak reference to each leaf that is a coder."""
+        self.name = name
+        self.guards = guards
+        self.native: Native | None = None
+        self._tree = tree
+        self._coders = coders
+        self._what = f"iam.jit({name})"
+        self.inputs = [_slot(value.type) for value in trace.inputs]
+        self.results = [_slot(value.type) for value in results]
+        self._fetches = [self._fetch(value, leaf_names) for value in trace.inputs]
+        self._weights = trace.coder_weights()
+        self._widths = [slot.n_features if isinstance(slot, FeaturesSlot) else None for slot in self.results]
+        # Which leaf gives the leading dimensions of each result, and which leaves must agree.
+        groups: dict[Rows, list[int]] = {}
+        for value in trace.inputs:
+            if isinstance(value.source, FromArgument) and not isinstance(value.type, ScalarType):
+                if value.type.rows is not None:
+                    groups.setdefault(value.type.rows.root(), []).append(value.source.leaf)
+        self._agree = [(leaves, [leaf_names[i] for i in leaves]) for leaves in groups.values() if len(leaves) > 1]
+        self._prefix_leaf: list[int | None] = []
+        for result in results:
+            rows = None if isinstance(result.type, ScalarType) else result.type.rows
+            self._prefix_leaf.append(None if rows is None else groups[rows.root()][0])
+        self._like_leaves = [
+            value.source.leaf
+            for value in trace.inputs
+            if isinstance(value.source, FromArgument) and not isinstance(value.type, ScalarType)
+        ]
+        with _engine.LOCK, _engine.context():
+            module, function = build_module(trace, results, name)
+            self._verify(module)
+            self.text = _engine.print_module(module, locations=True)
+            _engine.prepare_entry(function)
+            self.key: str = module.operation.get_asm(enable_debug_info=False)
+            self._module: Any = module
+
+    def _verify(self, module: Any) -> None:
+        try:
+            module.operation.verify()
+        except _engine.ir().MLIRError as error:
+            raise _engine.compile_error(error, f"{self._what}: the recorded program is not valid") from None
+
+    def _fetch(self, value: Input, names: list[str]) -> _Fetch:
+        source = value.source
+        if isinstance(source, FromCoder):
+            what = f"{self._what}: {value.name}"
+            return _fetch_bound(np.ascontiguousarray(_to_kernel(source.array, what)))
+        if isinstance(source, FromArray):
+            assert isinstance(value.type, TensorType)
+            return _fetch_array(source.array, value.type.dims, self._what)
+        what = f"{self._what}: argument {names[source.leaf]}"
+        if isinstance(value.type, ScalarType):
+            return _fetch_number(source.leaf)
+        if isinstance(value.type, FeaturesType):
+            return _fetch_features(source.leaf)
+        if value.type.rows is None:
+            return _fetch_vector(source.leaf, what)
+        return _fetch_rows(source.leaf, value.type.width, what)
+
+    def holds(self, leaves: list[Any]) -> bool:
+        """Whether this recording is right for a call with its key."""
+        for leaf, coder in self._coders.items():
+            if coder() is not leaves[leaf]:  # another object at the address of one that is gone
+                return False
+        for leaf_or_coder, attribute, array in self._weights:
+            coder = leaves[leaf_or_coder] if type(leaf_or_coder) is int else leaf_or_coder
+            if getattr(coder, attribute) is not array:  # folded, moved, replaced
+                return False
+        return self.guards.hold()
+
+    def compile(self, opt_level: int) -> bool:
+        """Make the machine code, unless an equal program already has it; whether it was made."""
+        with _engine.LOCK:
+            if self.native is not None:
+                return False
+            found = _PROGRAMS.get(self.key)
+            made = found is None
+            if found is None:
+                with _engine.context():
+                    module = self._module if self._module is not None else self._reparse()
+                    self._module = None  # consumed, whatever happens
+                    found = _engine.build_engine(module, self.inputs, self.results, opt_level=opt_level, verify=False)
+                _PROGRAMS[self.key] = found
+            self._module = None
+            self.native = found
+            return made
+
+    def _reparse(self) -> Any:
+        module = _engine.parse(self.text)
+        _engine.prepare_entry(module.body.operations[0])
+        return module
+
+    def run(self, leaves: list[Any]) -> Any:
+        components: list[Any] = []
+        for fetch in self._fetches:
+            fetch(leaves, components)
+        for group, names in self._agree:
+            first = _prefix(leaves[group[0]])
+            for i, name in zip(group[1:], names[1:], strict=True):
+                if _prefix(leaves[i]) != first:
+                    raise ShapeError(
+                        f"{self._what}: expected arguments {names[0]} and {name} of the same leading dimensions, got "
+                        f"{first} and {_prefix(leaves[i])}"
+                    )
+        assert self.native is not None
+        found = self.native.program(*components)
+        like = self._like(leaves)
+        wrapped: list[Any] = []
+        at = 0
+        for n_features, leaf, slot in zip(self._widths, self._prefix_leaf, self.results, strict=True):
+            if n_features is not None:
+                assert leaf is not None and isinstance(slot, FeaturesSlot)
+                offsets = None
+                if slot.k is None:
+                    offsets = from_numpy(found[at + 2], like)
+                values, indices = from_numpy(found[at], like), from_numpy(found[at + 1], like)
+                prefix = _prefix(leaves[leaf])
+                wrapped.append(SparseFeatures(values, indices, offsets, n_features, prefix, validate=False))
+                at += 2 if slot.k is not None else 3
+                continue
+            array = found[at]
+            at += 1
+            if leaf is not None:
+                prefix = _prefix(leaves[leaf])
+                if len(prefix) != 1:
+                    array = array.reshape(*prefix, array.shape[-1])
+            wrapped.append(from_numpy(array, like))
+        return _fill(self._tree, wrapped)
+
+    def _like(self, leaves: list[Any]) -> Any:
+        """The argument whose container and float type the results take: a torch tensor, if there is one."""
+        first = None
+        for i in self._like_leaves:
+            leaf = leaves[i]
+            if type(leaf) is SparseFeatures:
+                leaf = leaf.components[0]
+            if is_torch(leaf):
+                return leaf
+            if first is None:
+                first = leaf
+        return first
+
+
+def _prefix(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape[:-1])
+
+
+def _fill(tree: Any, values: list[Any]) -> Any:
+    if type(tree) is int:
+        return values[tree]
+    if isinstance(tree, _Constant):
+        return tree.value
+    if isinstance(tree, dict):
+        return {name: _fill(item, values) for name, item in tree.items()}
+    kind, items = tree
+    filled = [_fill(item, values) for item in items]
+    return kind(*filled) if hasattr(kind, "_fields") else kind(filled)
+
+
+def _slot(type: Type) -> Slot:
+    if isinstance(type, ScalarType):
+        return NumberSlot("f32")
+    if isinstance(type, FeaturesType):
+        return FeaturesSlot(None, type.n_features, type.k)
+    return TensorSlot("f32", (*([None] if type.rows is not None else []), *type.dims))
+
+
+_PROGRAMS: weakref.WeakValueDictionary[str, Native] = weakref.WeakValueDictionary()
+"""Machine code by program text: functions that record the same program share it."""
+
+
+class _Forget:
+    """Called when a coder that was an argument is gone: its recordings hold its weights and can go, too."""
+
+    def __init__(self, function: weakref.ref[JitFunction[Any, Any]], key: Any) -> None:
+        self._function = function
+        self._key = key
+
+    def __call__(self, _: Any) -> None:
+        function = self._function()
+        if function is not None:
+            function._cache.pop(self._key, None)
+
+
+class Lowered:
+    """One recording of a function: what :meth:`JitFunction.lower` returns."""
+
+    def __init__(self, specialization: _Specialization) -> None:
+        self._specialization = specialization
+
+    def mlir(self, stage: Stage = "iam") -> str:
+        """The program at a stage: ``iam`` as recorded, ``fused`` after the rewrites, ``llvm`` before machine code."""
+        return _engine.lower_text(self._specialization.text, stage)
+
+    def __repr__(self) -> str:
+        return f"Lowered({self._specialization.name})"
+
+
+def _symbol(name: str) -> str:
+    return re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "f"
+
+
+class JitFunction(Generic[P, R]):
+    """A function that is recorded and compiled at its first call; see :func:`jit`."""
+
+    def __init__(self, function: Callable[P, R], *, name: str | None = None, opt_level: int = 2) -> None:
+        if not callable(function):
+            raise DtypeError(f"iam.jit: expected a function, got {type(function).__name__}")
+        functools.update_wrapper(self, function)
+        #: The uncompiled function: runs eagerly, on any device, differentiable.
+        self.function = function
+        self.name = _symbol(name or getattr(function, "__name__", None) or type(function).__name__)
+        self._opt_level = opt_level
+        self._lock = threading.RLock()
+        self._cache: OrderedDict[Any, list[_Specialization]] = OrderedDict()
+        self._last: _Specialization | None = None
+        self._counters = {"compilations": 0, "recordings": 0, "compile_ms": 0.0, "record_ms": 0.0}
+
+    def __repr__(self) -> str:
+        return f"<iam.jit {self.name}>"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the compiled function.
+
+        Raises:
+            TraceError: the function does something that no program can say; names the line.
+            ShapeError: arrays that do not fit each other or a coder.
+            NonFiniteError: NaN or infinity where a kernel forbids it.
+            CompileError: the recorded program was refused.
+        """
+        leaves: list[Any] = []
+        key: list[Any] = []
+        try:
+            for arg in args:
+                _flatten(arg, leaves, key)
+            if kwargs:
+                key.append(tuple(kwargs))
+                for arg in kwargs.values():
+                    _flatten(arg, leaves, key)
+        except _TracedArgumentError:
+            return self.function(*args, **kwargs)
+        frozen = tuple(key)
+        found = self._find(frozen, leaves)
+        if found is None or found.native is None:
+            found = self._prepare(frozen, leaves, args, kwargs)
+        self._last = found
+        result: R = found.run(leaves)
+        return result
+
+    def _find(self, key: Any, leaves: list[Any]) -> _Specialization | None:
+        for found in self._cache.get(key, ()):
+            if found.holds(leaves):
+                return found
+        return None
+
+    def _prepare(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> _Specialization:
+        with self._lock:
+            found = self._find(key, leaves)
+            if found is None:
+                start = time.perf_counter()
+                found = self._record(key, leaves, args, kwargs)
+                self._counters["recordings"] += 1
+                self._counters["record_ms"] += (time.perf_counter() - start) * 1e3
+                self._keep(key, found)
+            self._last = found
+            if found.native is None and found.compile(self._opt_level):
+                assert found.native is not None
+                self._counters["compilations"] += 1
+                self._counters["compile_ms"] += found.native.compile_ms
+            return found
+
+    def _keep(self, key: Any, made: _Specialization) -> None:
+        self._cache[key] = [made, *self._cache.get(key, ())][:_MAX_PER_KEY]
+        self._cache.move_to_end(key)
+        while len(self._cache) > _MAX_KEYS:
+            self._cache.popitem(last=False)
+
+    def _record(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> _Specialization:
+        guards = Guards(self.function)
+        leaf_names = _names_of_leaves(self.function, args, kwargs)
+        trace = Trace(self.name, sys._getframe())
+        trace.names.update(guards.names)
+        trace.coders.update((id(coder), coder) for coder in guards.coders)
+        coders: dict[int, Any] = {}
+        forget = _Forget(weakref.ref(self), key)
+        stand_ins = []
+        rows_given = any(
+            (_kind_of(leaf) == _ARRAY and leaf.ndim >= 2) or _kind_of(leaf) == _FEATURES for leaf in leaves
+        )
+        for i, (leaf, name) in enumerate(zip(leaves, leaf_names, strict=True)):
+            kind = _kind_of(leaf)
+            if kind == _CODER:
+                trace.coder_leaves.setdefault(id(leaf), i)
+                trace.coders[id(leaf)] = leaf
+                trace.names[id(leaf)] = name
+                coders[i] = weakref.ref(leaf, forget)
+            type = self._type_of(leaf, kind, name, rows_given)
+            rows_given = rows_given or (kind == _ARRAY and leaf.ndim == 1)
+            stand_ins.append(leaf if type is None else trace.argument(i, type, name))
+        remaining = iter(stand_ins)
+        new_args = [_rebuild(arg, remaining) for arg in args]
+        new_kwargs = {name: _rebuild(arg, remaining) for name, arg in kwargs.items()}
+        try:
+            returned = self.function(*new_args, **new_kwargs)
+            results: list[Value] = []
+            tree = self._results(trace, returned, results)
+        finally:
+            trace.close()
+        if not results:
+            raise TraceError(
+                f"iam.jit({self.name}): the function returned {describe(returned)}, nothing that depends on its array "
+                "arguments. Return traced tensors or features, alone or in tuples, lists and dicts."
+            )
+        return _Specialization(self.name, trace, tree, results, guards, leaf_names, coders)
+
+    def _type_of(self, leaf: Any, kind: int, name: str, rows_given: bool) -> Type | None:
+        """The traced type of a leaf, or None for one that is passed as it is.
+
+        A one-dimensional array is a vector, unless no argument has rows: then the first is one row.
+        """
+        if kind == _NUMBER or (kind == _ARRAY and leaf.ndim == 0):
+            return ScalarType()
+        if kind == _FEATURES:
+            return FeaturesType(Rows(), leaf.n_features, leaf.k)
+        if kind != _ARRAY:
+            return None
+        what = f"iam.jit({self.name}): argument {name}"
+        if (leaf.dtype.is_floating_point if is_torch(leaf) else leaf.dtype.kind == "f") is False:
+            raise DtypeError(
+                f"{what}: expected an array of a float type, got {leaf.dtype} of shape {shape_of(leaf)}. Convert it to "
+                "float32; indices of features are given as a tuple or list of ints."
+            )
+        width = int(leaf.shape[-1])
+        return TensorType(None, (width,)) if leaf.ndim == 1 and rows_given else TensorType(Rows(), (width,))
+
+    def _results(self, trace: Trace, returned: Any, results: list[Value]) -> Any:
+        if isinstance(returned, TracedScalar):
+            raise TraceError(
+                f"iam.jit({self.name}): the function returned a number that depends on its arguments; programs return "
+                "tensors and features. Compute it outside."
+            )
+        if isinstance(returned, Traced):
+            value = trace.own(returned)
+            if value not in results:
+                results.append(value)
+            return results.index(value)
+        if isinstance(returned, (tuple, list)):
+            return type(returned), [self._results(trace, item, results) for item in returned]
+        if isinstance(returned, dict):
+            return {name: self._results(trace, item, results) for name, item in returned.items()}
+        if returned is None or isinstance(returned, (bool, int, float, str)):
+            return _Constant(returned)
+        raise TraceError(
+            f"iam.jit({self.name}): a result is {describe(returned)}; results are traced tensors and features, alone or "
+            "in tuples, lists and dicts, and constants (None, numbers, str)"
+        )
+
+    # What the compiler makes of it.
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
+        """Record and compile for arguments like these, without running. Later calls with such arguments are ready."""
+        leaves: list[Any] = []
+        key: list[Any] = []
+        for arg in args:
+            _flatten(arg, leaves, key)
+        if kwargs:
+            key.append(tuple(kwargs))
+            for arg in kwargs.values():
+                _flatten(arg, leaves, key)
+        return Lowered(self._prepare(tuple(key), leaves, args, kwargs))
+
+    def mlir(self, stage: Stage = "iam") -> str:
+        """The program of the last call or :meth:`lower`, at a stage.
+
+        Args:
+            stage: ``iam``: as recorded. ``fused``: after the rewrites. ``llvm``: what becomes machine code.
+
+        Raises:
+            ArgumentError: unknown stage, or the function was not recorded yet.
+        """
+        _engine.check_stage(stage)
+        if self._last is None:
+            raise ArgumentError(
+                f"iam.jit({self.name}).mlir: the function was not recorded yet; call it, or .lower(...) with example arguments"
+            )
+        return Lowered(self._last).mlir(stage)
+
+    def stats(self) -> dict[str, float]:
+        """Counters: ``compilations``, ``compile_ms`` (their sum), ``recordings``, ``record_ms``.
+
+        A recording whose program equals one that is already compiled costs no compilation.
+        """
+        with self._lock:
+            return dict(self._counters)
+
+
+@overload
+def jit(fn: Callable[P, R], /, *, name: str | None = None) -> JitFunction[P, R]: ...
+
+
+@overload
+def jit(fn: None = None, /, *, name: str | None = None) -> Callable[[Callable[P, R]], JitFunction[P, R]]: ...
+
+
+def jit(fn: Any = None, /, *, name: str | None = None) -> Any:
+    """Compile a function over activations.
+
+    At the first call the function runs once on stand-ins, which record what it does as a program of the ``iam`` dialect.
+    The compiler rewrites it (encode and activation become one kernel, an edit that is decoded and subtracted touches only
+    the edited features, ...) and makes machine code, which this and later calls run. One compilation serves every number
+    of rows, 0 and 1 included.
+
+    Arguments may be activations ``[..., d]`` (NumPy or torch), vectors ``[d]``, floats (given anew at every call), coders,
+    features, and hashable constants (int, bool, str, ...: one compilation for each value), in lists, tuples and dicts.
+    A one-dimensional array is a vector; if no argument has rows, the first is one row. The function may refer to coders,
+    arrays and numbers outside of it: coders and arrays become arguments of the compiled function, without a copy; numbers
+    become constants, and a changed one is noticed.
+
+    Results are tensors ``[..., d]`` and :class:`iam.SparseFeatures`, alone or in tuples, lists and dicts: torch if an
+    argument is a torch tensor, in the float type of that argument, never sharing memory with an argument. The arithmetic
+    is float32; gradients are not recorded.
+
+    Args:
+        fn: The function. Without it, ``jit`` returns a decorator.
+        name: What it is called in programs and messages; by default the function's name.
+
+    >>> import iam
+    >>> @iam.jit
+    ... def double(x):
+    ...     return x + x
+    >>> double(np.ones((2, 3), np.float32))  # doctest: +SKIP
+    array([[2., 2., 2.],
+           [2., 2., 2.]], dtype=float32)
+    """
+    if fn is None:
+        return lambda function: JitFunction(function, name=name)
+    return JitFunction(fn, name=name)
