@@ -26,6 +26,9 @@ def IAM_Dialect : Dialect {
     specification; labels such as `clt_topk_c1` name its constraints.
   }];
   let useDefaultTypePrinterParser = 1;
+  let extraClassDeclaration = [{
+    void registerTypes();
+  }];
 }
 
 class IAM_Op<string mnemonic, list<Trait> traits = []>

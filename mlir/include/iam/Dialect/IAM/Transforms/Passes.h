@@ -1,0 +1,37 @@
+//===- Passes.h - transformations of the iam dialect ---------------*- C++ -*-===//
+//
+// Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef IAM_DIALECT_IAM_TRANSFORMS_PASSES_H
+#define IAM_DIALECT_IAM_TRANSFORMS_PASSES_H
+
+#include "mlir/Pass/Pass.h"
+#include <cstdint>
+#include <memory>
+
+namespace mlir {
+class RewritePatternSet;
+} // namespace mlir
+
+namespace iam {
+#define GEN_PASS_DECL
+#define GEN_PASS_REGISTRATION
+#include "iam/Dialect/IAM/Transforms/Passes.h.inc"
+
+/// What a run of the fusion patterns did.
+struct CLTFusionCounts {
+  int64_t encodesFused = 0;
+  int64_t denseDecodes = 0;
+  int64_t deltas = 0;
+  int64_t subs = 0;
+};
+
+/// The patterns of `iam-clt-fusion`. `counts` must outlive the pattern set.
+void populateCLTFusionPatterns(mlir::RewritePatternSet &patterns,
+                               CLTFusionCounts &counts);
+} // namespace iam
+
+#endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES_H

@@ -1,0 +1,76 @@
+//===- Passes.td - transformations of the iam dialect ------------*- tablegen -*-===//
+//
+// Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef IAM_DIALECT_IAM_TRANSFORMS_PASSES
+#define IAM_DIALECT_IAM_TRANSFORMS_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+def CLTFusionPass : Pass<"iam-clt-fusion"> {
+  let summary = "Remove dense codes and full passes over the dictionary from coder programs";
+  let description = [{
+    Three families of rewrites. `D` is the dictionary size, `k` the active
+    features of a row, `n` the number of edited features.
+
+    1. **encode + activation.** `topk|jumprelu|relu(encode(x))` becomes
+       `encode_sparse`, which keeps the activation state of a row in registers
+       and never writes the `[rows, D]` pre-activations.
+       Holds back when the pre-activations have another use (they would be
+       computed twice) and for `batch_topk` and `gate`, which need all rows, or
+       two encodes, at once.
+    2. **decode stays sparse.** `linalg.matmul(densify(f), W_dec)` into a zero
+       destination becomes `decode(f)`: `k` rows of `W_dec` are read instead of
+       `D`. Holds back when the product accumulates into something else than
+       zeros.
+    3. **Differences of reconstructions.** With the same `W_dec` and the same
+       bias (or none),
+
+       ```
+       decode(g) - decode(f)         ->  decode(delta)
+       (x + decode(g)) - decode(f)   ->  x + decode(delta)
+       (x - decode(f)) + decode(g)   ->  x + decode(delta)
+       ```
+
+       in every operand order, also with `iam.clt.residual` (without skip) in
+       the place of the addition. `delta` is `iam.clt.delta` of the edit when `g` is
+       an edit of `f`: `n` rows of `W_dec` are read instead of `2k`. A chain of
+       edits gives the sum of its deltas. Otherwise `delta` is
+       `iam.clt.sub %g, %f`: one decode of `2k` rows, and the
+       two `[rows, d]` intermediates are gone.
+       Holds back when weights or biases differ, when neither reconstruction
+       dies by the rewrite (form `delta`), and unless both die (form `sub`):
+       it would add work.
+
+    Idempotent: nothing that a rewrite produces matches a rewrite again.
+
+    Accuracy. 1 is exact: the fused kernel computes the same sums in the same
+    order. 2 leaves out products with zero, so it differs only where `W_dec`
+    holds an infinity or NaN. 3 reassociates: with unit round-off
+    `u = 2^-24`, both sides differ at output `o` by at most
+
+    ```
+    (k_f + k_g + 4) * u * (|x_o| + 2 |b_o| + sum_j (|g_j| + |f_j|) |W_jo|)
+    ```
+
+    where `k_f`, `k_g` count the active features of the row. This is the error
+    bound of the original; the rewritten program stays below it, because the
+    terms that cancel are never rounded.
+
+    Unsound when: `x` or the weights overflow (`inf - inf` is NaN before, finite
+    after), which the runtime refuses for `x`; and it would be if
+    decode(encode(x)) were replaced by `x`, which this pass never does.
+  }];
+  let statistics = [
+    Statistic<"numEncodesFused", "num-encodes-fused", "Number of encode + activation pairs fused">,
+    Statistic<"numDenseDecodes", "num-dense-decodes", "Number of dense decodes made sparse">,
+    Statistic<"numDeltas", "num-deltas", "Number of differences that became the decode of an edit's delta">,
+    Statistic<"numSubs", "num-subs", "Number of differences that became the decode of a difference of codes">,
+  ];
+  let dependentDialects = ["iam::IAMDialect", "mlir::arith::ArithDialect"];
+}
+
+#endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES

@@ -1,0 +1,46 @@
+//===- CLTFusion.cpp - iam-clt-fusion -----------------------------------------===//
+//
+// Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+//
+// The pass: its contract is in Passes.td, its rewrites in CLTFusionPatterns.cpp.
+//
+//===----------------------------------------------------------------------===//
+
+#include "iam/Dialect/IAM/IR/IAM.h"
+#include "iam/Dialect/IAM/Transforms/Passes.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+
+namespace iam {
+#define GEN_PASS_DEF_CLTFUSIONPASS
+#include "iam/Dialect/IAM/Transforms/Passes.h.inc"
+} // namespace iam
+
+using namespace mlir;
+
+namespace {
+struct CLTFusionPass : iam::impl::CLTFusionPassBase<CLTFusionPass> {
+  LogicalResult initialize(MLIRContext *context) override {
+    RewritePatternSet set(context);
+    iam::populateCLTFusionPatterns(set, counts);
+    patterns = FrozenRewritePatternSet(std::move(set));
+    return success();
+  }
+
+  void runOnOperation() override {
+    counts = {};
+    if (failed(applyPatternsGreedily(getOperation(), patterns)))
+      return signalPassFailure();
+    numEncodesFused += counts.encodesFused;
+    numDenseDecodes += counts.denseDecodes;
+    numDeltas += counts.deltas;
+    numSubs += counts.subs;
+  }
+
+  iam::CLTFusionCounts counts;
+  FrozenRewritePatternSet patterns;
+};
+} // namespace
