@@ -7,7 +7,7 @@
 
 #include "iam-c/IAM.h"
 
-#include "iam/Dialect/IAM/IR/IAM.h"
+#include "iam/Dialect/IAM/IR/IAMOps.h"
 #include "iam/Pipelines/Pipelines.h"
 #include "mlir/CAPI/IR.h"
 #include "mlir/CAPI/Registration.h"
