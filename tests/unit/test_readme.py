@@ -19,11 +19,11 @@ def documents(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 @pytest.mark.slow
-def test_program_of_the_readme_runs(repo_root, smollm2_gguf, tmp_path):
+def test_program_of_the_readme_runs(repo_root, smollm2_gguf):
     (program,) = python_blocks((repo_root / "README.md").read_text())
     lines = [line for line in program.splitlines() if line.strip()]
     assert len(lines) <= 17, "the README promises about fifteen lines"
-    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", program], cwd=repo_root, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert "SparseFeatures" in run.stdout
     assert "iam.clt.delta" in run.stdout, "the fused program edits by a delta"
