@@ -64,8 +64,8 @@ def path(x: Array, baseline: Array, *, steps: int, rule: str = "gauss_legendre")
             f'iam.attr.path: unknown rule "{rule}"; expected gauss_legendre, left, midpoint, right or trapezoid',
             code="mode",
         )
-    alphas = alphas.astype(x.dtype).reshape(-1, *[1] * x.ndim)
-    return baseline + alphas * (x - baseline), weights.astype(x.dtype)
+    along = alphas.astype(x.dtype).reshape(-1, *[1] * x.ndim)
+    return baseline + along * (x - baseline), weights.astype(x.dtype)
 
 
 def grad(gradient: Callable[[Array], Array], points: Array, weights: Array, x: Array, baseline: Array) -> Array:
