@@ -191,7 +191,8 @@ def encode(x: Any, W_enc: Any, b_enc: Any, b_dec: Any = None) -> Any:
         from iam.vector.clt import _torch
 
         device = _device(x, W_enc, b_enc, b_dec)
-        weights = [None if w is None else _float32_tensor(w, device) for w in (W_enc, b_enc, b_dec)]
+        weights = [_float32_tensor(w, device) for w in (W_enc, b_enc)]
+        weights.append(None if b_dec is None else _float32_tensor(b_dec, device))
         check_float(x, op=op, name="x")
         check_width(x, op=op, name="x", width=int(W_enc.shape[0]), width_name="d_in")
         flat = _float32_tensor(x, device).reshape(-1, x.shape[-1])
@@ -484,7 +485,7 @@ def _operand(value: Any, count: int, op: str) -> Any:
         raise ShapeError(f"{op}: expected a number or {count} numbers, one for each feature, got {array.size}")
     if not np.isfinite(array).all():
         raise NonFiniteError(f"{op}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
-    return np.ascontiguousarray(np.broadcast_to(array, (count,)))
+    return np.broadcast_to(array, (count,)).copy()
 
 
 def edit(f: SparseFeatures, features: Any, mode: str, a: Any = None, b: Any = None) -> SparseFeatures:
@@ -516,8 +517,8 @@ def edit(f: SparseFeatures, features: Any, mode: str, a: Any = None, b: Any = No
     if needs_torch(values):
         out = _torch_edit(f, index, mode, low, high)
         return SparseFeatures(out[0].to(values.dtype), out[1], out[2], f.n_features, f.prefix, validate=False)
-    out = native().edit(*_kernel_components(f), index, EDIT_MODES.index(mode), low, high)
-    return features_from_kernel(*out, f.n_features, f.prefix, values)
+    new, indices, offsets = native().edit(*_kernel_components(f), index, EDIT_MODES.index(mode), low, high)
+    return features_from_kernel(new, indices, offsets, f.n_features, f.prefix, values)
 
 
 def _torch_edit(f: SparseFeatures, index: Any, mode: str, low: Any, high: Any) -> Any:
@@ -549,8 +550,8 @@ def delta(f: SparseFeatures, features: Any, mode: str, a: Any = None, b: Any = N
         change = (edited[:, where] - before[:, where]).to(values.dtype)
         slots = where.to(torch.int32).expand(f.rows, -1).contiguous()
         return SparseFeatures(change, slots, None, f.n_features, f.prefix, validate=False)
-    out = native().delta(*_kernel_components(f), index, EDIT_MODES.index(mode), low, high)
-    return features_from_kernel(*out, None, f.n_features, f.prefix, values)
+    new, indices = native().delta(*_kernel_components(f), index, EDIT_MODES.index(mode), low, high)
+    return features_from_kernel(new, indices, None, f.n_features, f.prefix, values)
 
 
 def sub(f1: SparseFeatures, f2: SparseFeatures) -> SparseFeatures:
@@ -580,8 +581,8 @@ def sub(f1: SparseFeatures, f2: SparseFeatures) -> SparseFeatures:
         device = _device(values, f2.components[0])
         out = _torch_ops().sub(_float32_components(f1, device), _float32_components(f2, device), f1.n_features)
         return SparseFeatures(out[0].to(values.dtype), out[1], out[2], f1.n_features, f1.prefix, validate=False)
-    out = native().sub(*_kernel_components(f1), *_kernel_components(f2))
-    return features_from_kernel(*out, f1.n_features, f1.prefix, values)
+    new, indices, offsets = native().sub(*_kernel_components(f1), *_kernel_components(f2))
+    return features_from_kernel(new, indices, offsets, f1.n_features, f1.prefix, values)
 
 
 def _kind(f: SparseFeatures) -> str:

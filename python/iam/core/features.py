@@ -86,9 +86,9 @@ class SparseFeatures:
             rows = int(offsets.shape[0]) - 1
             if prefix is None:
                 prefix = (rows,)
-        self._values = values
-        self._indices = indices
-        self._offsets = offsets
+        self._values: Any = values
+        self._indices: Any = indices
+        self._offsets: Any = offsets
         self._prefix = tuple(int(n) for n in prefix)
         if math.prod(self._prefix) != rows:
             raise ShapeError(f"SparseFeatures: expected leading dimensions for {rows} rows, got {self._prefix}")
@@ -112,7 +112,7 @@ class SparseFeatures:
         check_width(dense, op="SparseFeatures.from_dense", name="dense", width=None, width_name="features")
         prefix = shape_of(dense)[:-1]
         n_features = int(dense.shape[-1])
-        flat = dense.reshape(math.prod(prefix), n_features)
+        flat: Any = dense.reshape(math.prod(prefix), n_features)
         if is_torch(dense):
             torch = torch_if_loaded()
             rows, indices = flat.nonzero(as_tuple=True)
@@ -344,7 +344,7 @@ class SparseFeatures:
         flat = rows[keep]
         where = [*torch.unravel_index(flat, self._prefix)] if self._prefix else []
         coordinates = torch.stack([*where, indices[keep]])
-        return torch.sparse_coo_tensor(coordinates, values[keep], self.shape).coalesce()
+        return torch.sparse_coo_tensor(coordinates, values[keep], self.shape, check_invariants=False).coalesce()
 
     def _row_ids(self) -> Any:
         """The row of every slot, for torch components."""

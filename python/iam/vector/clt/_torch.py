@@ -31,6 +31,7 @@ Components = tuple[Tensor, Tensor, "Tensor | None"]
 
 def check_finite(x: Tensor, *, op: str, name: str) -> None:
     """Raise NonFiniteError naming the first NaN or infinity of ``x [rows, width]``."""
+    x = x.detach()
     if x.numel() and not bool(torch.isfinite(x).all()):
         row, column = (int(i) for i in (~torch.isfinite(x)).nonzero()[0])
         raise NonFiniteError(
