@@ -80,7 +80,7 @@ def IAM_CLTTopKOp : IAM_Op<"clt.topk", [Pure]> {
                        ConfinedAttr<I64Attr, [IntPositive]>:$k);  /*clt_topk_c1*/
   let results = (outs IAM_Features:$f);
   let assemblyFormat = [{
-    $pre `,` `k` `=` $k attr-dict `:` type($pre) `->` type($f)
+    $pre `,` `k` `=` $k attr-dict `:` type($pre) `->` qualified(type($f))
   }];
   let hasVerifier = 1;  // clt_topk_c2 .. c4
 }
@@ -109,7 +109,7 @@ def IAM_CLTBatchTopKOp : IAM_Op<"clt.batch_topk", [Pure]> {
                        ConfinedAttr<I64Attr, [IntPositive]>:$k);  /*clt_batch_topk_c1*/
   let results = (outs IAM_Features:$f);
   let assemblyFormat = [{
-    $pre `,` `k` `=` $k attr-dict `:` type($pre) `->` type($f)
+    $pre `,` `k` `=` $k attr-dict `:` type($pre) `->` qualified(type($f))
   }];
   let hasVerifier = 1;  // clt_batch_topk_c2 .. c4
 }
@@ -139,7 +139,7 @@ def IAM_CLTJumpReLUOp : IAM_Op<"clt.jumprelu", [Pure]> {
                        IAM_Vector:$threshold);  /*clt_jumprelu_i2*/
   let results = (outs IAM_Features:$f);
   let assemblyFormat = [{
-    $pre `,` $threshold attr-dict `:` type($pre) `,` type($threshold) `->` type($f)
+    $pre `,` $threshold attr-dict `:` type($pre) `,` type($threshold) `->` qualified(type($f))
   }];
   let hasVerifier = 1;  // clt_jumprelu_c1 .. c3
   let hasCanonicalizeMethod = 1;
@@ -164,7 +164,7 @@ def IAM_CLTReLUOp : IAM_Op<"clt.relu", [Pure]> {
   }];
   let arguments = (ins IAM_Matrix:$pre);  /*clt_relu_i1*/
   let results = (outs IAM_Features:$f);
-  let assemblyFormat = "$pre attr-dict `:` type($pre) `->` type($f)";
+  let assemblyFormat = "$pre attr-dict `:` type($pre) `->` qualified(type($f))";
   let hasVerifier = 1;  // clt_relu_c1, c2
 }
 
@@ -191,7 +191,7 @@ def IAM_CLTGateOp : IAM_Op<"clt.gate", [Pure]> {
   let results = (outs IAM_Features:$f);
   let assemblyFormat = [{
     $gate_pre `,` $magnitude_pre attr-dict
-    `:` type($gate_pre) `,` type($magnitude_pre) `->` type($f)
+    `:` type($gate_pre) `,` type($magnitude_pre) `->` qualified(type($f))
   }];
   let hasVerifier = 1;  // clt_gate_c1 .. c3
 }
@@ -296,7 +296,7 @@ def IAM_CLTDensifyOp : IAM_Op<"clt.densify", [Pure]> {
   }];
   let arguments = (ins IAM_Features:$f);  /*clt_densify_i1*/
   let results = (outs IAM_Matrix:$d);
-  let assemblyFormat = "$f attr-dict `:` type($f) `->` type($d)";
+  let assemblyFormat = "$f attr-dict `:` qualified(type($f)) `->` type($d)";
   let hasVerifier = 1;  // clt_densify_c1
 }
 
@@ -455,7 +455,8 @@ def IAM_CLTSubOp : IAM_Op<"clt.sub", [Pure]> {
                        IAM_Features:$f2);  /*clt_sub_i2*/
   let results = (outs IAM_Features:$g);
   let assemblyFormat = [{
-    $f1 `,` $f2 attr-dict `:` type($f1) `,` type($f2) `->` type($g)
+    $f1 `,` $f2 attr-dict `:`
+    qualified(type($f1)) `,` qualified(type($f2)) `->` qualified(type($g))
   }];
   let hasVerifier = 1;  // clt_sub_c1 .. c3
 }
