@@ -133,7 +133,7 @@ class _Builder:
         from iam.mlir.dialects import linalg, tensor
 
         found = self.values[value]
-        if isinstance(node.type, ScalarType) or isinstance(node.type, FeaturesType):
+        if isinstance(node.type, (ScalarType, FeaturesType)):
             return found
         type = self.type(node.type)
         sizes = []

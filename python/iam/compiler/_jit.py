@@ -287,9 +287,9 @@ class _Specialization:
         # Which leaf gives the leading dimensions of each result, and which leaves must agree.
         groups: dict[Rows, list[int]] = {}
         for value in trace.inputs:
-            if isinstance(value.source, FromArgument) and not isinstance(value.type, ScalarType):
-                if value.type.rows is not None:
-                    groups.setdefault(value.type.rows.root(), []).append(value.source.leaf)
+            rows = None if isinstance(value.type, ScalarType) else value.type.rows
+            if rows is not None and isinstance(value.source, FromArgument):
+                groups.setdefault(rows.root(), []).append(value.source.leaf)
         self._agree = [(leaves, [leaf_names[i] for i in leaves]) for leaves in groups.values() if len(leaves) > 1]
         self._prefix_leaf: list[int | None] = []
         for result in results:
@@ -342,22 +342,23 @@ class _Specialization:
                 return False
         return self.guards.hold()
 
-    def compile(self, opt_level: int) -> bool:
-        """Make the machine code, unless an equal program already has it; whether it was made."""
+    def compile(self, opt_level: int) -> float | None:
+        """Make the machine code, unless an equal program already has it; the milliseconds that took, if it was made."""
         with _engine.LOCK:
             if self.native is not None:
-                return False
+                return None
+            spent = None
             found = _PROGRAMS.get(self.key)
-            made = found is None
             if found is None:
                 with _engine.context():
                     module = self._module if self._module is not None else self._reparse()
                     self._module = None  # consumed, whatever happens
                     found = _engine.build_engine(module, self.inputs, self.results, opt_level=opt_level, verify=False)
                 _PROGRAMS[self.key] = found
+                spent = found.compile_ms
             self._module = None
             self.native = found
-            return made
+            return spent
 
     def _reparse(self) -> Any:
         module = _engine.parse(self.text)
@@ -478,8 +479,6 @@ class JitFunction(Generic[P, R]):
     """A function that is recorded and compiled at its first call; see :func:`jit`."""
 
     def __init__(self, function: Callable[P, R], *, name: str | None = None, opt_level: int = 2) -> None:
-        if not callable(function):
-            raise DtypeError(f"iam.jit: expected a function, got {type(function).__name__}")
         functools.update_wrapper(self, function)
         #: The uncompiled function: runs eagerly, on any device, differentiable.
         self.function = function
@@ -540,10 +539,10 @@ class JitFunction(Generic[P, R]):
                 self._counters["record_ms"] += (time.perf_counter() - start) * 1e3
                 self._keep(key, found)
             self._last = found
-            if found.native is None and found.compile(self._opt_level):
-                assert found.native is not None
+            spent = found.compile(self._opt_level)
+            if spent is not None:
                 self._counters["compilations"] += 1
-                self._counters["compile_ms"] += found.native.compile_ms
+                self._counters["compile_ms"] += spent
             return found
 
     def _keep(self, key: Any, made: _Specialization) -> None:
@@ -710,5 +709,7 @@ def jit(fn: Any = None, /, *, name: str | None = None) -> Any:
            [2., 2., 2.]], dtype=float32)
     """
     if fn is None:
-        return lambda function: JitFunction(function, name=name)
+        return lambda function: jit(function, name=name)
+    if not callable(fn):
+        raise DtypeError(f"iam.jit: expected a function, got {describe(fn)}")
     return JitFunction(fn, name=name)

@@ -497,7 +497,7 @@ class Trace:
         return result
 
     def _check_k(self, k: Any, n_features: int, op: str) -> int:
-        if isinstance(k, Traced) or isinstance(k, bool) or not hasattr(k, "__index__"):
+        if isinstance(k, (Traced, bool)) or not hasattr(k, "__index__"):
             self.fail(f"{op}: expected k to be an int, got {describe(k)}", "k is fixed when the program is compiled.")
         k = k.__index__()
         if not 1 <= k <= n_features:
@@ -764,6 +764,8 @@ class Trace:
             )
         if isinstance(x, Traced):
             return self.own(x)
+        if isinstance(x, _RowCount):
+            x._use()
         number = _as_number(x)
         if number is not None:
             return self.constant(number)
