@@ -460,7 +460,8 @@ def _edit_arguments(f: SparseFeatures, features: Any, mode: str, a: Any, b: Any,
     unique, counts = np.unique(index, return_counts=True)
     if len(unique) != len(index):
         raise ArgumentError(
-            f"{op}: expected distinct features, got {unique[counts > 1].tolist()} more than once", code="feature-duplicate"
+            f"{op}: expected distinct features, got {unique[counts > 1].tolist()} more than once",
+            code="feature-duplicate",
         )
     given = (a is not None) + (b is not None)
     if given != _EDIT_OPERANDS[mode] or (b is not None and a is None):

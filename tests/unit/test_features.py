@@ -109,7 +109,18 @@ def test_decode_matches_the_oracle(container, dense, form):
 def test_indexing_is_that_of_the_dense_array(form, container, rng):
     dense = (rng.random((2, 3, 5)) * (rng.random((2, 3, 5)) < 0.4)).astype(np.float32)
     f = make(dense, form, container)
-    keys = [0, -1, (1, 2), slice(0, 1), (slice(None), -1), ..., (0, [2, 0]), [1, 0, 1], np.array([True, False]), slice(5, 9)]
+    keys = [
+        0,
+        -1,
+        (1, 2),
+        slice(0, 1),
+        (slice(None), -1),
+        ...,
+        (0, [2, 0]),
+        [1, 0, 1],
+        np.array([True, False]),
+        slice(5, 9),
+    ]
     for key in keys:
         assert f[key].shape == dense[key].shape, key
         assert np.array_equal(dense_of(f[key]), dense[key]), key

@@ -105,4 +105,4 @@ try:
 except iam.errors.MissingDependencyError as error:
     print(error)
 """
-    assert 'models]' in run(code)
+    assert "models]" in run(code)

@@ -264,9 +264,7 @@ class SparseFeatures:
     def _take(self, rows: np.ndarray[Any, Any], prefix: tuple[int, ...]) -> SparseFeatures:
         if self._offsets is None:
             at = self._like(rows)
-            return SparseFeatures(
-                self._values[at], self._indices[at], None, self.n_features, prefix, validate=False
-            )
+            return SparseFeatures(self._values[at], self._indices[at], None, self.n_features, prefix, validate=False)
         offsets = _numpy(self._offsets)
         counts = offsets[rows + 1] - offsets[rows]
         new = np.zeros(len(rows) + 1, np.int64)

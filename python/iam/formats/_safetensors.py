@@ -145,7 +145,9 @@ class SafetensorsFile:
         return FormatError(f"{self.path}: {what}", code="file-header")
 
     def _truncated(self, what: str) -> FormatError:
-        return FormatError(f"{self.path}: the file is truncated: {what}; copy or download it again", code="file-truncated")
+        return FormatError(
+            f"{self.path}: the file is truncated: {what}; copy or download it again", code="file-truncated"
+        )
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """One tensor as float32, whatever float type it is stored in.

@@ -58,7 +58,14 @@ _KEYS = (
 )
 
 # Configs from before 6.0 are flat: these keys mark one, and all that is not about the coder is metadata.
-_LEGACY_MARKS = ("hook_point", "hook_name", "activation_fn", "activation_fn_str", "activation_fn_kwargs", "sae_lens_version")
+_LEGACY_MARKS = (
+    "hook_point",
+    "hook_name",
+    "activation_fn",
+    "activation_fn_str",
+    "activation_fn_kwargs",
+    "sae_lens_version",
+)
 _LEGACY_NAMES = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
@@ -180,7 +187,9 @@ def _config(raw: dict[str, Any], file: Path) -> tuple[SAEConfig, bool]:
             )
     for key in _REQUIRED:
         if key not in raw:
-            raise FormatError(f'{file}: expected a key "{key}", got {", ".join(sorted(raw)) or "none"}', code="config-key")
+            raise FormatError(
+                f'{file}: expected a key "{key}", got {", ".join(sorted(raw)) or "none"}', code="config-key"
+            )
     architecture = raw.get("architecture", "standard")
     _check_architecture(architecture, file)
     if architecture == "topk" and "k" not in raw:

@@ -78,7 +78,9 @@ class SAEConfig:
         )
         for name in ("d_in", "d_sae"):
             value = getattr(self, name)
-            size = take_int(value, what=f"SAEConfig.{name}", low=1, high=2**31 - 1, error=ArgumentError, code="config-value")
+            size = take_int(
+                value, what=f"SAEConfig.{name}", low=1, high=2**31 - 1, error=ArgumentError, code="config-value"
+            )
             put(self, name, size)
         if self.architecture == "topk":
             k = take_int(self.k, what="SAEConfig.k", low=1, high=self.d_sae, error=ArgumentError, code="k-range")

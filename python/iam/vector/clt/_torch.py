@@ -106,7 +106,9 @@ def decode(values: Tensor, indices: Tensor, offsets: Tensor | None, W_dec: Tenso
     if values.numel() == 0:
         y = values.new_zeros(rows, W_dec.shape[1])
     else:
-        ends = torch.arange(0, values.numel(), values.shape[1], device=values.device) if offsets is None else offsets[:-1]
+        ends = (
+            torch.arange(0, values.numel(), values.shape[1], device=values.device) if offsets is None else offsets[:-1]
+        )
         y = torch.nn.functional.embedding_bag(
             indices.reshape(-1).to(torch.int64),
             W_dec,
