@@ -204,7 +204,7 @@ def test_select_and_circuit(rng):
     with pytest.raises(ArgumentError, match=r"n in 1\.\.4"):
         attr.select(np.ones(4), n=5)
     f, W_dec, J, W_enc = rng.random(3), rng.normal(size=(3, 4)), rng.normal(size=(4, 4)), rng.normal(size=(4, 5))
-    edges = attr.circuit(f, W_dec, J, W_enc)
+    edges = attr.circuit(f, W_dec, W_enc, J)
     assert np.allclose(edges.sum(0), f @ W_dec @ J @ W_enc)
     without = f.copy()
     without[1] = 0  # intervene: what the target loses is the edge

@@ -36,7 +36,7 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         if error.name is not None and not (module + ".").startswith(error.name + "."):
             raise  # the module is there; something inside it is not
         raise MissingDependencyError(
-            f'{purpose} needs "{module}", which is not installed; install it with: pip install "iam[{extra}]"'
+            f'{purpose} needs "{module}", which is not installed; in a checkout of IAM: pip install ".[{extra}]"'
         ) from error
 
 

@@ -119,7 +119,7 @@ def select(scores: Array, *, n: int) -> tuple[npt.NDArray[np.int64], Array]:
     return order, np.take_along_axis(scores, order, axis=-1)
 
 
-def circuit(activations: Array, W_dec: Array, jacobian: Array | None, W_enc: Array) -> Array:
+def circuit(activations: Array, W_dec: Array, W_enc: Array, jacobian: Array | None = None) -> Array:
     """Direct effects of source features on the pre-activations of target features, through a linearised model.
 
     ``edge[s, t] = f_s · (W_dec[s] · J · W_enc[:, t])``: what source s writes, carried by J, read by target t.
@@ -127,16 +127,16 @@ def circuit(activations: Array, W_dec: Array, jacobian: Array | None, W_enc: Arr
     Args:
         activations: Source features ``f [S]``.
         W_dec: What each source writes ``[S, d]``.
+        W_enc: What each target reads ``[d', T]``.
         jacobian: ``J [d, d']`` of the model between the two sites, with attention patterns and norms frozen; None is the
             identity (the residual stream alone).
-        W_enc: What each target reads ``[d', T]``.
 
     Returns:
         Edges ``[S, T]``; a column sums to the target's pre-activation that comes from these sources.
 
     Source: Ameisen et al. 2025, transformer-circuits.pub/2025/attribution-graphs/methods.html.
 
-    >>> circuit(np.array([2.0]), np.array([[1.0, 1.0]]), None, np.array([[3.0], [4.0]]))
+    >>> circuit(np.array([2.0]), np.array([[1.0, 1.0]]), np.array([[3.0], [4.0]]))
     array([[14.]])
     """
     written = activations[:, None] * W_dec
