@@ -13,7 +13,7 @@ import pytest
 
 import iam
 from iam import ops
-from iam.compiler import compile_module
+from iam.compiler import PIPELINES, compile_module, pipelines
 from iam.core.errors import ArgumentError, CompileError, DtypeError, NonFiniteError, ShapeError
 
 D, F = 6, 21
@@ -427,6 +427,12 @@ def test_weights_are_arguments(sae, x):
     text = program.mlir("iam")
     assert "dense<" not in text
     assert "%sae_W_enc: tensor<6x21xf32>" in text
+
+
+def test_the_table_of_pipelines():
+    named = {pipeline.name for pipeline in pipelines()}
+    assert {name for stage in PIPELINES.values() for name in stage} <= named
+    assert all(pipeline.passes and pipeline.why for pipeline in pipelines())
 
 
 # Text.

@@ -55,8 +55,9 @@ class _Builder:
         found = self._types.get(key)
         if found is None:
             if isinstance(type, FeaturesType):
-                slots = "" if type.k is None else f", k = {type.k}"
-                found = mlir.Type.parse(f"!iam.features<?x{type.n_features}xf32{slots}>")
+                from iam.mlir.dialects.iam import FeaturesType as Features
+
+                found = Features.get(None, type.n_features, self._f32, type.k)
             else:
                 rows = [] if type.rows is None else [mlir.ShapedType.get_dynamic_size()]
                 found = mlir.RankedTensorType.get([*rows, *type.dims], self._f32)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -30,6 +30,7 @@ __all__ = [
     "CompiledModule",
     "FeaturesSlot",
     "NumberSlot",
+    "Pipeline",
     "Slot",
     "Stage",
     "TensorSlot",
@@ -39,6 +40,7 @@ __all__ = [
     "context",
     "ir",
     "lower_text",
+    "pipelines",
 ]
 
 Stage = Literal["iam", "fused", "llvm"]
@@ -47,10 +49,26 @@ STAGES: tuple[str, ...] = get_args(Stage)
 PIPELINES: dict[str, tuple[str, ...]] = {
     "iam": (),
     "fused": ("iam-fuse",),
-    "llvm": ("iam-fuse", "iam-to-llvm"),
+    "llvm": ("iam-to-llvm",),
 }
-"""Stage -> the named pipelines that lead to it. What a pipeline consists of is fixed in C++, in one table that
-``iam-opt`` and Python share; see ``docs/passes.md``."""
+"""Stage -> the named pipelines that lead to it; :func:`pipelines` says what they consist of."""
+
+
+class Pipeline(NamedTuple):
+    """A named sequence of passes."""
+
+    name: str
+    passes: str
+    why: str
+
+
+def pipelines() -> list[Pipeline]:
+    """The named pipelines. They are fixed in C++, in one table that ``iam-opt`` and Python share."""
+    ir()
+    from iam.mlir._mlir_libs import _site_initialize_0 as table
+
+    return [Pipeline(*row) for row in table.pipelines()]
+
 
 LOCK = threading.RLock()
 """Held while the shared context is used."""
@@ -224,17 +242,17 @@ class FeaturesSlot:
 
 Slot = NumberSlot | TensorSlot | FeaturesSlot
 
-_FEATURES = re.compile(r"!iam\.features<(\?|\d+)x(\d+)xf32(?:, k = (\d+))?>")
 _DTYPES = ("f32", "i32", "i64", "f64")
 
 
 def _slot(type: Any, what: str) -> Slot:
+    from iam.mlir.dialects.iam import FeaturesType
+
     mlir = ir()
     text = str(type)
-    found = _FEATURES.fullmatch(text)
-    if found is not None:
-        rows, n_features, k = found.groups()
-        return FeaturesSlot(None if rows == "?" else int(rows), int(n_features), None if k is None else int(k))
+    if FeaturesType.isinstance(type):
+        features = FeaturesType(type)
+        return FeaturesSlot(features.rows, features.dictionary, features.k)
     if mlir.RankedTensorType.isinstance(type):
         tensor = mlir.RankedTensorType(type)
         dtype = str(tensor.element_type)

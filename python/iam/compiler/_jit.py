@@ -127,6 +127,18 @@ def _flatten(value: Any, leaves: list[Any], key: list[Any]) -> None:
         key.append((type(value), value))
 
 
+def _flatten_call(args: Any, kwargs: Any, leaves: list[Any]) -> Any:
+    """Fill ``leaves``; the key."""
+    key: list[Any] = []
+    for arg in args:
+        _flatten(arg, leaves, key)
+    if kwargs:
+        key.append(tuple(kwargs))
+        for arg in kwargs.values():
+            _flatten(arg, leaves, key)
+    return tuple(key)
+
+
 def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
     """``value`` with its leaves replaced, in the order of :func:`_flatten`."""
     if isinstance(value, (list, tuple)):
@@ -191,10 +203,19 @@ def _to_kernel(leaf: Any, what: str) -> Any:
     return as_float32(leaf)
 
 
+_FLOAT32 = np.dtype(np.float32)
+
+
 def _fetch_rows(leaf: int, width: int, what: str) -> _Fetch:
     def fetch(leaves: list[Any], out: list[Any]) -> None:
-        x = leaves[leaf]
-        array = x if type(x) is np.ndarray and x.dtype == np.float32 else _to_kernel(x, what)
+        x = array = leaves[leaf]
+        if type(x) is not np.ndarray:
+            try:
+                array = x.numpy()  # refuses other devices, recorded gradients, sparse layouts
+            except (AttributeError, RuntimeError, TypeError):
+                array = _to_kernel(x, what)
+        if array.dtype is not _FLOAT32:
+            array = _to_kernel(x, what)
         if array.ndim != 2:
             array = array.reshape(math.prod(array.shape[:-1]), width)
         out.append(array)
@@ -216,13 +237,11 @@ def _fetch_number(leaf: int) -> _Fetch:
     return fetch
 
 
-def _fetch_features(leaf: int) -> _Fetch:
+def _fetch_features(leaf: int, what: str) -> _Fetch:
     def fetch(leaves: list[Any], out: list[Any]) -> None:
-        values, indices, offsets = leaves[leaf].to_numpy().components
-        out.append(as_float32(values))
-        out.append(indices)
-        if offsets is not None:
-            out.append(offsets)
+        values, *others = leaves[leaf].components
+        out.append(_to_kernel(values, what))
+        out.extend(c.numpy() if is_torch(c) else c for c in others if c is not None)
 
     return fetch
 
@@ -326,7 +345,7 @@ class _Specialization:
         if isinstance(value.type, ScalarType):
             return _fetch_number(source.leaf)
         if isinstance(value.type, FeaturesType):
-            return _fetch_features(source.leaf)
+            return _fetch_features(source.leaf, what)
         if value.type.rows is None:
             return _fetch_vector(source.leaf, what)
         return _fetch_rows(source.leaf, value.type.width, what)
@@ -379,41 +398,49 @@ class _Specialization:
                     )
         assert self.native is not None
         found = self.native.program(*components)
-        like = self._like(leaves)
+        wrap = self._container(leaves)
         wrapped: list[Any] = []
         at = 0
         for n_features, leaf, slot in zip(self._widths, self._prefix_leaf, self.results, strict=True):
             if n_features is not None:
-                assert leaf is not None and isinstance(slot, FeaturesSlot)
-                offsets = None
-                if slot.k is None:
-                    offsets = from_numpy(found[at + 2], like)
-                values, indices = from_numpy(found[at], like), from_numpy(found[at + 1], like)
+                assert leaf is not None
+                assert isinstance(slot, FeaturesSlot)
+                values, indices = wrap(found[at]), wrap(found[at + 1])
+                offsets = wrap(found[at + 2]) if slot.k is None else None
                 prefix = _prefix(leaves[leaf])
                 wrapped.append(SparseFeatures(values, indices, offsets, n_features, prefix, validate=False))
                 at += 2 if slot.k is not None else 3
                 continue
             array = found[at]
             at += 1
-            if leaf is not None:
-                prefix = _prefix(leaves[leaf])
-                if len(prefix) != 1:
-                    array = array.reshape(*prefix, array.shape[-1])
-            wrapped.append(from_numpy(array, like))
+            if leaf is not None and len(prefix := _prefix(leaves[leaf])) != 1:
+                array = array.reshape(*prefix, array.shape[-1])
+            wrapped.append(wrap(array))
         return _fill(self._tree, wrapped)
 
-    def _like(self, leaves: list[Any]) -> Any:
-        """The argument whose container and float type the results take: a torch tensor, if there is one."""
-        first = None
+    def _container(self, leaves: list[Any]) -> Callable[[Any], Any]:
+        """What makes a result of an array: torch if an argument is a tensor, in the float type of that argument."""
+        like = None
         for i in self._like_leaves:
             leaf = leaves[i]
             if type(leaf) is SparseFeatures:
                 leaf = leaf.components[0]
-            if is_torch(leaf):
-                return leaf
-            if first is None:
-                first = leaf
-        return first
+            if type(leaf) is not np.ndarray and is_torch(leaf):
+                like = leaf
+                break
+            if like is None:
+                like = leaf
+        if type(like) is np.ndarray:
+            return _as_it_is if like.dtype is _FLOAT32 else lambda result: from_numpy(result, like)
+        torch = torch_if_loaded()
+        if torch is not None and like is not None and like.dtype is torch.float32:
+            made: Callable[[Any], Any] = torch.from_numpy
+            return made
+        return lambda result: from_numpy(result, like)
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
 
 
 def _prefix(leaf: Any) -> tuple[int, ...]:
@@ -505,20 +532,13 @@ class JitFunction(Generic[P, R]):
             CompileError: the recorded program was refused.
         """
         leaves: list[Any] = []
-        key: list[Any] = []
         try:
-            for arg in args:
-                _flatten(arg, leaves, key)
-            if kwargs:
-                key.append(tuple(kwargs))
-                for arg in kwargs.values():
-                    _flatten(arg, leaves, key)
+            key = _flatten_call(args, kwargs, leaves)
         except _TracedArgumentError:
             return self.function(*args, **kwargs)
-        frozen = tuple(key)
-        found = self._find(frozen, leaves)
+        found = self._find(key, leaves)
         if found is None or found.native is None:
-            found = self._prepare(frozen, leaves, args, kwargs)
+            found = self._prepare(key, leaves, args, kwargs)
         self._last = found
         result: R = found.run(leaves)
         return result
@@ -546,8 +566,7 @@ class JitFunction(Generic[P, R]):
             return found
 
     def _keep(self, key: Any, made: _Specialization) -> None:
-        self._cache[key] = [made, *self._cache.get(key, ())][:_MAX_PER_KEY]
-        self._cache.move_to_end(key)
+        self._cache[key] = [made, *self._cache.pop(key, ())][:_MAX_PER_KEY]
         while len(self._cache) > _MAX_KEYS:
             self._cache.popitem(last=False)
 
@@ -636,14 +655,11 @@ class JitFunction(Generic[P, R]):
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
         """Record and compile for arguments like these, without running. Later calls with such arguments are ready."""
         leaves: list[Any] = []
-        key: list[Any] = []
-        for arg in args:
-            _flatten(arg, leaves, key)
-        if kwargs:
-            key.append(tuple(kwargs))
-            for arg in kwargs.values():
-                _flatten(arg, leaves, key)
-        return Lowered(self._prepare(tuple(key), leaves, args, kwargs))
+        try:
+            key = _flatten_call(args, kwargs, leaves)
+        except _TracedArgumentError:
+            raise TraceError(f"iam.jit({self.name}).lower: expected example arrays, got traced values") from None
+        return Lowered(self._prepare(key, leaves, args, kwargs))
 
     def mlir(self, stage: Stage = "iam") -> str:
         """The program of the last call or :meth:`lower`, at a stage.
