@@ -103,15 +103,15 @@ model: $(STAMP)/model
 # ---------------------------------------------------------------------------------------------------- tests
 test-cpp: $(STAMP)/build ## C++ unit tests
 	@$(say) "C++ unit tests"
-	@$(call cpp_test,build/cpp,-DCMAKE_BUILD_TYPE=Release)
+	@$(call cpp_test,build/cpp,-DCMAKE_BUILD_TYPE=Release -DIAM_BUILD_PYTHON=OFF)
 
 test-asan: $(STAMP)/build ## C++ unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(say) "C++ unit tests under AddressSanitizer and UBSan"
-	@$(call cpp_test,build/cpp-asan,-DCMAKE_BUILD_TYPE=RelWithDebInfo -DIAM_SANITIZE=address\;undefined)
+	@$(call cpp_test,build/cpp-asan,-DCMAKE_BUILD_TYPE=RelWithDebInfo -DIAM_BUILD_PYTHON=OFF "-DIAM_SANITIZE=address;undefined")
 
 test-lit: $(STAMP)/build ## compiler tests (lit and FileCheck)
 	@$(say) "compiler tests (lit)"
-	@$(VENV)/bin/lit -j$(JOBS) --order=lexical -sv mlir/test
+	@mkdir -p build/lit && IAM_LIT_OUT=build/lit $(VENV)/bin/lit -j$(JOBS) --order=lexical -sv mlir/test
 
 test-python: $(STAMP)/build $(STAMP)/model ## Python tests; a part of them: make test-python ARGS='-k sae'
 	@$(say) "Python tests"
