@@ -106,7 +106,8 @@ static LogicalResult verifyEdited(EditOp op) {
   int64_t got = (op.getA() ? 1 : 0) + (op.getB() ? 1 : 0);
   if (got != expected)
     return op.emitOpError("expected ")
-           << expected << " operands after `by` for mode "
+           << expected << (expected == 1 ? " operand" : " operands")
+           << " after `by` for mode "
            << stringifyEditMode(op.getMode()) << ", got " << got;
   // clt_edit_c4, clt_delta_c4
   if (op.getA() && failed(expectEqual(op, dim("the size of a", op.getA(), 0),

@@ -1,0 +1,159 @@
+// One test for each message of a verifier; what ODS checks is not tested.
+// RUN: iam-opt %s --split-input-file --verify-diagnostics
+
+func.func @policy_steer_c2_size_of_v(%h: tensor<?x4xf32>, %v: tensor<5xf32>, %s: f32) {
+  // expected-error @below {{'iam.policy.steer' op expected the size of v to be the width of h (4), got 5}}
+  %0 = iam.policy.steer add %h, %v, %s : tensor<?x4xf32>, tensor<5xf32>, f32
+  return
+}
+
+// -----
+
+func.func @policy_compose_c1_number_of_strengths(%v: tensor<3x4xf32>, %s: tensor<2xf32>) {
+  // expected-error @below {{'iam.policy.compose' op expected the number of strengths to be the number of vectors (3), got 2}}
+  %0 = iam.policy.compose sum %v, %s : tensor<3x4xf32>, tensor<2xf32> -> tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_compose_c2_size_of_the_result(%v: tensor<3x4xf32>, %s: tensor<3xf32>) {
+  // expected-error @below {{'iam.policy.compose' op expected the size of the result to be the width of vectors (4), got 5}}
+  %0 = iam.policy.compose sum %v, %s : tensor<3x4xf32>, tensor<3xf32> -> tensor<5xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_c2_rank_of_a_normal(%h: tensor<?x4xf32>, %p: tensor<2x4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.project' op expected first to have rank 1 for a halfspace, got 'tensor<2x4xf32>'}}
+  %0 = iam.policy.project halfspace %h, %p, %q
+      : (tensor<?x4xf32>, tensor<2x4xf32>, f32) -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_c2_rank_of_a_basis(%h: tensor<?x4xf32>, %p: tensor<4xf32>) {
+  // expected-error @below {{'iam.policy.project' op expected first to have rank 2 for a subspace, got 'tensor<4xf32>'}}
+  %0 = iam.policy.project subspace %h, %p
+      : (tensor<?x4xf32>, tensor<4xf32>) -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_c3_width_of_first(%h: tensor<?x4xf32>, %p: tensor<5xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.project' op expected the width of first to be the width of h (4), got 5}}
+  %0 = iam.policy.project ball %h, %p, %q
+      : (tensor<?x4xf32>, tensor<5xf32>, f32) -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_c4_ball_without_radius(%h: tensor<?x4xf32>, %p: tensor<4xf32>) {
+  // expected-error @below {{'iam.policy.project' op expected an f32 as second operand for a ball, got none}}
+  %0 = iam.policy.project ball %h, %p
+      : (tensor<?x4xf32>, tensor<4xf32>) -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_c4_subspace_with_second(%h: tensor<?x4xf32>, %p: tensor<2x4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.project' op expected no second operand for a subspace, got 'f32'}}
+  %0 = iam.policy.project subspace %h, %p, %q
+      : (tensor<?x4xf32>, tensor<2x4xf32>, f32) -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_c4_box_with_a_number(%h: tensor<?x4xf32>, %p: tensor<4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.project' op expected a vector as second operand for a box, got 'f32'}}
+  %0 = iam.policy.project box %h, %p, %q
+      : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_c5_size_of_second(%h: tensor<?x4xf32>, %p: tensor<4xf32>, %q: tensor<5xf32>) {
+  // expected-error @below {{'iam.policy.project' op expected the size of second to be the width of h (4), got 5}}
+  %0 = iam.policy.project box %h, %p, %q
+      : (tensor<?x4xf32>, tensor<4xf32>, tensor<5xf32>) -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c1_rank_of_a_centre(%h: tensor<?x4xf32>, %p: tensor<2x4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.verify' op expected first to have rank 1 for a ball, got 'tensor<2x4xf32>'}}
+  %0 = iam.policy.verify ball %h, %p, %q message "inside"
+      : (tensor<?x4xf32>, tensor<2x4xf32>, f32) -> tensor<?xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c2_width_of_first(%h: tensor<?x4xf32>, %p: tensor<5xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.verify' op expected the width of first to be the width of h (4), got 5}}
+  %0 = iam.policy.verify ball %h, %p, %q message "inside"
+      : (tensor<?x4xf32>, tensor<5xf32>, f32) -> tensor<?xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c3_halfspace_with_a_vector(%h: tensor<?x4xf32>, %p: tensor<4xf32>, %q: tensor<4xf32>) {
+  // expected-error @below {{'iam.policy.verify' op expected an f32 as second operand for a halfspace, got 'tensor<4xf32>'}}
+  %0 = iam.policy.verify halfspace %h, %p, %q message "inside"
+      : (tensor<?x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<?xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c4_size_of_second(%h: tensor<?x4xf32>, %p: tensor<4xf32>, %q: tensor<5xf32>) {
+  // expected-error @below {{'iam.policy.verify' op expected the size of second to be the width of h (4), got 5}}
+  %0 = iam.policy.verify box %h, %p, %q message "inside"
+      : (tensor<?x4xf32>, tensor<4xf32>, tensor<5xf32>) -> tensor<?xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c5_negative_tolerance(%h: tensor<?x4xf32>, %p: tensor<4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.verify' op expected a finite tolerance >= 0, got -5.000000e-01}}
+  %0 = iam.policy.verify ball %h, %p, %q tolerance -0.5 message "inside"
+      : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c5_nan_tolerance(%h: tensor<?x4xf32>, %p: tensor<4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.verify' op expected a finite tolerance >= 0, got nan}}
+  %0 = iam.policy.verify ball %h, %p, %q tolerance 0x7FC00000 message "inside"
+      : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c6_no_message(%h: tensor<?x4xf32>, %p: tensor<4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.verify' op expected a message that says what must hold, got ""}}
+  %0 = iam.policy.verify ball %h, %p, %q message ""
+      : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
+  return
+}
+
+// -----
+
+func.func @policy_verify_c7_number_of_margins(%h: tensor<3x4xf32>, %p: tensor<4xf32>, %q: f32) {
+  // expected-error @below {{'iam.policy.verify' op expected the number of margins to be the number of rows of h (3), got 2}}
+  %0 = iam.policy.verify ball %h, %p, %q message "inside"
+      : (tensor<3x4xf32>, tensor<4xf32>, f32) -> tensor<2xf32>
+  return
+}
