@@ -1,0 +1,149 @@
+#include "iam/core/pool.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+#include <vector>
+
+namespace iam::rt::pool {
+namespace {
+
+// Kept blocks beyond this are returned to the system, so one huge call does not pin its memory.
+constexpr std::size_t kMaxCachedBytes = std::size_t(256) << 20;
+constexpr std::size_t kClasses = 4 * 48;
+
+// Four classes an octave, so rounding up wastes at most a fifth: 64 B, 80 -> 128 B aligned, ... up
+// to 2^48.
+std::size_t classOf(std::size_t bytes, std::size_t &rounded) {
+  std::size_t index = 0, octave = 256;
+  rounded = 64;
+  if (bytes <= 64)
+    return 0;
+  if (bytes <= 256) { // 128, 192, 256
+    index = (bytes + 63) / 64 - 1;
+    rounded = (index + 1) * 64;
+    return index;
+  }
+  index = 3;
+  while (octave * 2 < bytes) {
+    octave *= 2;
+    index += 4;
+  }
+  const std::size_t step = octave / 4, steps = (bytes - octave + step - 1) / step;
+  rounded = octave + steps * step;
+  return index + steps;
+}
+
+struct Pool {
+  std::mutex mutex;
+  std::vector<void *> kept[kClasses];
+  std::unordered_map<void *, std::size_t> live; // block -> size asked of the system
+  Stats stats;
+
+  std::size_t trimLocked() {
+    std::size_t freed = stats.bytesCached;
+    for (auto &blocks : kept) {
+      for (void *block : blocks)
+        std::free(block);
+      blocks.clear();
+    }
+    stats.bytesCached = 0;
+    return freed;
+  }
+};
+
+// Never destroyed: arrays that outlive main() still give their blocks back.
+Pool &instance() {
+  static Pool *pool = new Pool;
+  return *pool;
+}
+
+} // namespace
+
+void *allocate(std::size_t bytes) noexcept {
+  if (bytes > std::size_t(1) << 46)
+    return nullptr;
+  std::size_t rounded = 0;
+  const std::size_t index = classOf(bytes, rounded);
+  Pool &pool = instance();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  ++pool.stats.requests;
+  void *block = nullptr;
+  bool reused = false;
+  if (auto &blocks = pool.kept[index]; !blocks.empty()) {
+    block = blocks.back();
+    blocks.pop_back();
+    pool.stats.bytesCached -= rounded;
+    reused = true;
+  } else {
+    block = std::aligned_alloc(kAlignment, rounded);
+    if (!block && pool.trimLocked() > 0)
+      block = std::aligned_alloc(kAlignment, rounded);
+    if (!block)
+      return nullptr;
+  }
+  try {
+    pool.live.emplace(block, rounded);
+  } catch (const std::bad_alloc &) {
+    std::free(block);
+    return nullptr;
+  }
+  pool.stats.reuses += reused;
+  ++pool.stats.blocksInUse;
+  pool.stats.bytesInUse += rounded;
+  pool.stats.peakBytes = std::max(pool.stats.peakBytes, pool.stats.bytesInUse);
+  return block;
+}
+
+bool release(void *block) noexcept {
+  if (!block)
+    return true;
+  Pool &pool = instance();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  const auto found = pool.live.find(block);
+  if (found == pool.live.end())
+    return false;
+  const std::size_t bytes = found->second;
+  pool.live.erase(found);
+  --pool.stats.blocksInUse;
+  pool.stats.bytesInUse -= bytes;
+  if (pool.stats.bytesCached + bytes <= kMaxCachedBytes) {
+    std::size_t rounded = 0;
+    try {
+      pool.kept[classOf(bytes, rounded)].push_back(block);
+      pool.stats.bytesCached += bytes;
+      return true;
+    } catch (const std::bad_alloc &) {
+    }
+  }
+  std::free(block);
+  return true;
+}
+
+bool owns(const void *block) noexcept {
+  Pool &pool = instance();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  return pool.live.count(const_cast<void *>(block)) != 0;
+}
+
+std::size_t trim() noexcept {
+  Pool &pool = instance();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  return pool.trimLocked();
+}
+
+Stats stats() noexcept {
+  Pool &pool = instance();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  return pool.stats;
+}
+
+void resetPeak() noexcept {
+  Pool &pool = instance();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  pool.stats.peakBytes = pool.stats.bytesInUse;
+}
+
+} // namespace iam::rt::pool

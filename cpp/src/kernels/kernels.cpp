@@ -1,0 +1,419 @@
+// Kernels of one CPU level; see table.h. Compiled once per level with that level's flags and
+// IAM_LEVEL set to its name.
+//
+// All paths to a pre-activation sum over the depth in order, in float32, into one register a
+// feature: the tiles of many rows, the streams of few rows and the recomputation of single entries
+// agree bit for bit.
+
+#include "simd.h"
+#include "table.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+using namespace iam::rt::kernels;
+
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// ----------------------------------------------------------------------------------------------------------
+// searches
+
+// The order of results: larger first, ties to the lowest feature.
+bool better(const Candidate &a, const Candidate &b) {
+  return a.lower > b.lower || (a.lower == b.lower && a.index < b.index);
+}
+
+int64_t prune(Candidate *candidates, int64_t count, int64_t k) {
+  if (count <= k)
+    return count;
+  std::nth_element(candidates, candidates + (k - 1), candidates + count, better);
+  // k entries have lower bounds >= limit. An exact entry outside them is beaten by all k, on the
+  // index if not on the value; any other stays while its upper bound reaches them.
+  const float limit = candidates[k - 1].lower;
+  Candidate *kept = std::remove_if(candidates + k, candidates + count, [limit](const Candidate &c) {
+    return c.upper < limit || c.upper == c.lower;
+  });
+  return kept - candidates;
+}
+
+void start(const TopKState &state, int64_t row) {
+  state.searches[row] = {
+      0, static_cast<int32_t>(std::min(state.capacity - kTile, 2 * state.k + kTile)), -1, -kInf};
+}
+
+float preActivation(const Rows &rows, const Weights &weights, int64_t row, int64_t feature) {
+  const float *x = rows.x + row * rows.stride, *w = weights.w + feature;
+  float sum = 0;
+  for (int64_t i = 0; i < rows.depth; ++i, w += weights.stride)
+    sum = maddScalar(x[i], *w, sum);
+  return weights.bias ? sum + weights.bias[feature] : sum;
+}
+
+// Makes room in the search of a row. `rows` and `weights` are needed when bounds alone cannot
+// decide.
+void makeRoom(const TopKState &state, int64_t row, const Rows *rows, const Weights *weights) {
+  Search &search = state.searches[row];
+  Candidate *held = state.candidates + row * state.capacity;
+  int64_t count = prune(held, search.count, state.k);
+  if (rows && count > state.capacity - 2 * kTile) {
+    for (Candidate *c = held; c != held + count; ++c) {
+      if (c->lower == c->upper)
+        continue;
+      const float value = preActivation(*rows, *weights, row, c->index);
+      if (value != value)
+        search.nan = c->index;
+      c->lower = c->upper = value != value ? kInf : value;
+    }
+    count = prune(held, count, state.k);
+  }
+  search.count = static_cast<int32_t>(count);
+  search.pruneAt = static_cast<int32_t>(std::min(state.capacity - kTile, count + state.k + kTile));
+  if (count >= state.k)
+    search.limit = held[state.k - 1].lower;
+}
+
+// Adds the exact values of lanes `mask`; their first feature is `feature`.
+inline void push(const TopKState &state, int64_t row, int64_t feature, Vf values, uint32_t mask) {
+  Search &search = state.searches[row];
+  Candidate *held = state.candidates + row * state.capacity;
+  float lanes[kWidth];
+  store(lanes, values);
+  do {
+    const int lane = __builtin_ctz(mask);
+    mask &= mask - 1;
+    const float value = lanes[lane];
+    if (value != value) {
+      search.nan = static_cast<int32_t>(feature + lane);
+      continue;
+    }
+    held[search.count++] = {value, value, static_cast<int32_t>(feature + lane)};
+  } while (mask);
+}
+
+void scan(const float *values, int64_t count, int64_t first, const TopKState &state, int64_t row) {
+  Search &search = state.searches[row];
+  Vf limit = splat(search.limit);
+  for (int64_t j = 0; j < count; j += kWidth) {
+    const Vf v = loadSome(values + j, count - j);
+    const uint32_t mask = notLess(v, limit) & lanesBelow(count - j);
+    if (mask == 0)
+      continue;
+    push(state, row, first + j, v, mask);
+    if (search.count >= search.pruneAt) {
+      makeRoom(state, row, nullptr, nullptr);
+      limit = splat(search.limit);
+    }
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------------
+// sinks A sink takes the sums of one row for one vector of features: `lanes` of them are valid.
+
+struct DenseSink {
+  const float *bias, *addend;
+  int64_t addendStride;
+  float *out;
+  int64_t outStride;
+
+  void operator()(int64_t row, int64_t feature, int64_t lanes, Vf sum) const {
+    if (bias)
+      sum = add(sum, loadSome(bias + feature, lanes));
+    if (addend)
+      sum = add(sum, loadSome(addend + row * addendStride + feature, lanes));
+    float *to = out + row * outStride + feature;
+    if (lanes >= kWidth) {
+      store(to, sum);
+    } else {
+      float last[kWidth];
+      store(last, sum);
+      std::memcpy(to, last, static_cast<std::size_t>(lanes) * sizeof(float));
+    }
+  }
+};
+
+struct TopKSink {
+  const float *bias;
+  const TopKState &state;
+
+  void operator()(int64_t row, int64_t feature, int64_t lanes, Vf sum) const {
+    if (bias)
+      sum = add(sum, loadSome(bias + feature, lanes));
+    const uint32_t mask = notLess(sum, splat(state.searches[row].limit)) & lanesBelow(lanes);
+    if (__builtin_expect(mask == 0, 1))
+      return;
+    push(state, row, feature, sum, mask);
+    if (state.searches[row].count >= state.searches[row].pruneAt)
+      makeRoom(state, row, nullptr, nullptr);
+  }
+};
+
+struct ThresholdSink {
+  const float *bias, *theta;
+  float *values;
+  int32_t *indices, *counts;
+  int64_t capacity;
+  Pair *nan;
+
+  void operator()(int64_t row, int64_t feature, int64_t lanes, Vf sum) const {
+    if (bias)
+      sum = add(sum, loadSome(bias + feature, lanes));
+    uint32_t mask = notLessEqual(sum, zero()) & lanesBelow(lanes);
+    if (theta)
+      mask &= notLessEqual(sum, loadSome(theta + feature, lanes));
+    if (mask == 0)
+      return;
+    float last[kWidth];
+    store(last, sum);
+    int64_t at = row * capacity + counts[row];
+    counts[row] += __builtin_popcount(mask);
+    for (; mask; mask &= mask - 1, ++at) {
+      const int lane = __builtin_ctz(mask);
+      values[at] = last[lane];
+      indices[at] = static_cast<int32_t>(feature + lane);
+      if (last[lane] != last[lane])
+        *nan = {static_cast<int32_t>(row), static_cast<int32_t>(feature + lane)};
+    }
+  }
+};
+
+// -------------------------------------------------------------------------------------------------------
+// the products
+
+// Weights are packed in tiles of kTile features, [depth, kTile], as many tiles at a time as fit
+// half an L2 cache.
+constexpr int64_t kPackBytes = 512 * 1024;
+constexpr int64_t kStreamRows = 4, kStreamFeatures = 1024;
+
+int64_t tilesPerPack(int64_t depth) {
+  const int64_t tile = std::max<int64_t>(depth, 1) * kTile * static_cast<int64_t>(sizeof(float));
+  return std::clamp<int64_t>(kPackBytes / tile, 1, 8);
+}
+
+void pack(const Rows &rows, const Weights &weights, int64_t begin, int64_t end, float *packed) {
+  const int64_t tiles = (end - begin + kTile - 1) / kTile;
+  for (int64_t i = 0; i < rows.depth; ++i) {
+    const float *from = weights.w + i * weights.stride + begin;
+    if (i + 8 < rows.depth) // rows of W are far apart: no hardware prefetcher follows
+      for (int64_t j = 0; j < end - begin; j += 16)
+        __builtin_prefetch(from + 8 * weights.stride + j);
+    for (int64_t t = 0; t < tiles; ++t) {
+      float *to = packed + (t * rows.depth + i) * kTile;
+      const int64_t left = end - begin - t * kTile;
+      for (int v = 0; v < kVectors; ++v)
+        store(to + v * kWidth, loadSome(from + t * kTile + v * kWidth, left - v * kWidth));
+    }
+  }
+}
+
+// Rows row..row+R-1 times one tile.
+template <int R, typename Sink>
+void tile(const Rows &rows, int64_t row, const float *packed, int64_t feature, int64_t end,
+          const Sink &sink) {
+  Vf sums[R][kVectors];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kVectors; ++v)
+      sums[r][v] = zero();
+  const float *x = rows.x + row * rows.stride;
+  for (int64_t i = 0; i < rows.depth; ++i, packed += kTile) {
+    Vf w[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+      w[v] = load(packed + v * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vf s = splat(x[r * rows.stride + i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        sums[r][v] = madd(s, w[v], sums[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kVectors && feature + v * kWidth < end; ++v)
+      sink(row + r, feature + v * kWidth, end - feature - v * kWidth, sums[r][v]);
+}
+
+template <int R, typename Sink>
+void tileOfUpTo(int64_t count, const Rows &rows, int64_t row, const float *packed, int64_t feature,
+                int64_t end, const Sink &sink) {
+  if constexpr (R > 0) {
+    if (count == R)
+      tile<R>(rows, row, packed, feature, end, sink);
+    else
+      tileOfUpTo<R - 1>(count, rows, row, packed, feature, end, sink);
+  }
+}
+
+// Few rows: packing would cost more than it saves, so W is read once as it lies.
+template <int R, typename Sink>
+void stream(const Rows &rows, int64_t row, const Weights &weights, int64_t begin, int64_t end,
+            float *sums, const Sink &sink) {
+  const int64_t width = end - begin, whole = width / kWidth * kWidth;
+  std::fill(sums, sums + R * kStreamFeatures, 0.0f);
+  const float *x = rows.x + row * rows.stride;
+  int64_t i = 0;
+  for (; i < rows.depth; i += 4) {
+    const int64_t steps = std::min<int64_t>(4, rows.depth - i);
+    const float *w = weights.w + i * weights.stride + begin;
+    if (steps == 4) {
+      for (int64_t j = 0; j < whole; j += kWidth) {
+        for (int s = 0; s < 4; ++s)
+          __builtin_prefetch(w + (4 + s) * weights.stride + j);
+        Vf acc[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r)
+          acc[r] = load(sums + r * kStreamFeatures + j);
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; ++s) {
+          const Vf ws = load(w + s * weights.stride + j);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r)
+            acc[r] = madd(splat(x[r * rows.stride + i + s]), ws, acc[r]);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r)
+          store(sums + r * kStreamFeatures + j, acc[r]);
+      }
+    }
+    for (int64_t s = 0; s < steps; ++s)
+      for (int r = 0; r < R; ++r)
+        for (int64_t j = steps == 4 ? whole : 0; j < width; ++j)
+          sums[r * kStreamFeatures + j] = maddScalar(
+              x[r * rows.stride + i + s], w[s * weights.stride + j], sums[r * kStreamFeatures + j]);
+  }
+  for (int r = 0; r < R; ++r)
+    for (int64_t j = 0; j < width; j += kWidth)
+      sink(row + r, begin + j, width - j, load(sums + r * kStreamFeatures + j));
+}
+
+template <typename Sink>
+void product(const Rows &rows, const Weights &weights, int64_t begin, int64_t end, void *scratch,
+             const Sink &sink) {
+  float *packed = static_cast<float *>(scratch);
+  if (rows.rows <= kStreamRows) {
+    for (int64_t j = begin; j < end; j += kStreamFeatures) {
+      const int64_t to = std::min(end, j + kStreamFeatures);
+      switch (rows.rows) {
+      case 1:
+        stream<1>(rows, 0, weights, j, to, packed, sink);
+        break;
+      case 2:
+        stream<2>(rows, 0, weights, j, to, packed, sink);
+        break;
+      case 3:
+        stream<3>(rows, 0, weights, j, to, packed, sink);
+        break;
+      case 4:
+        stream<4>(rows, 0, weights, j, to, packed, sink);
+        break;
+      }
+    }
+    return;
+  }
+  const int64_t step = tilesPerPack(rows.depth) * kTile;
+  for (int64_t j = begin; j < end; j += step) {
+    const int64_t to = std::min(end, j + step);
+    pack(rows, weights, j, to, packed);
+    for (int64_t row = 0; row < rows.rows; row += kRowTile)
+      for (int64_t feature = j; feature < to; feature += kTile)
+        tileOfUpTo<kRowTile>(std::min<int64_t>(kRowTile, rows.rows - row), rows, row,
+                             packed + (feature - j) * rows.depth, feature, to, sink);
+  }
+}
+
+int64_t scratchBytes(int64_t depth) {
+  const int64_t packed = tilesPerPack(depth) * kTile * std::max<int64_t>(depth, 1);
+  return static_cast<int64_t>(sizeof(float)) * std::max(packed, kStreamRows * kStreamFeatures);
+}
+
+int64_t packedStride(int64_t) { return 0; }
+void prepare(const Rows &, int64_t, int64_t, void *, float *) {}
+
+void dense(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
+           const float *addend, int64_t addendStride, float *out, int64_t outStride,
+           void *scratch) {
+  product(rows, weights, begin, end, scratch,
+          DenseSink{weights.bias, addend, addendStride, out, outStride});
+}
+
+void topk(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
+          const TopKState &state, void *scratch) {
+  product(rows, weights, begin, end, scratch, TopKSink{weights.bias, state});
+}
+
+Pair threshold(const Rows &rows, const Weights &weights, const float *theta, int64_t begin,
+               int64_t end, float *values, int32_t *indices, int32_t *counts, int64_t capacity,
+               void *scratch) {
+  Pair nan = {-1, -1};
+  std::fill(counts, counts + rows.rows, 0);
+  product(rows, weights, begin, end, scratch,
+          ThresholdSink{weights.bias, theta, values, indices, counts, capacity, &nan});
+  return nan;
+}
+
+void exact(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count, float *out) {
+  constexpr int kChains = 8; // independent sums hide the latency of the additions
+  int64_t p = 0;
+  for (; p + kChains <= count; p += kChains) {
+    const float *x[kChains], *w[kChains];
+    float sums[kChains];
+    for (int c = 0; c < kChains; ++c) {
+      x[c] = rows.x + pairs[p + c].row * rows.stride;
+      w[c] = weights.w + pairs[p + c].feature;
+      sums[c] = 0;
+    }
+    for (int64_t i = 0; i < rows.depth; ++i)
+#pragma GCC unroll 8
+      for (int c = 0; c < kChains; ++c)
+        sums[c] = maddScalar(x[c][i], w[c][i * weights.stride], sums[c]);
+    for (int c = 0; c < kChains; ++c)
+      out[p + c] = weights.bias ? sums[c] + weights.bias[pairs[p + c].feature] : sums[c];
+  }
+  for (; p < count; ++p)
+    out[p] = preActivation(rows, weights, pairs[p].row, pairs[p].feature);
+}
+
+int64_t findNonFinite(const float *values, int64_t count) {
+  // x * 0 is 0 for finite x and NaN otherwise; NaN survives the sum.
+  constexpr int64_t kBlock = 1024;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = std::min(count, begin + kBlock);
+    Vf sum = zero();
+    int64_t i = begin;
+    for (; i + kWidth <= end; i += kWidth)
+      sum = madd(load(values + i), zero(), sum);
+    sum = madd(loadSome(values + i, end - i), zero(), sum);
+    if (notLess(sum, zero()) == lanesBelow(kWidth) && notLessEqual(sum, zero()) == 0)
+      continue;
+    for (i = begin; i < end; ++i)
+      if (!(std::fabs(values[i]) <= std::numeric_limits<float>::max()))
+        return i;
+  }
+  return -1;
+}
+
+void axpy(float a, const float *x, float *y, int64_t count) {
+  const Vf s = splat(a);
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth)
+    store(y + i, madd(s, load(x + i), load(y + i)));
+  for (; i < count; ++i)
+    y[i] = maddScalar(a, x[i], y[i]);
+}
+
+} // namespace
+
+#define IAM_STRINGIFY_(x) #x
+#define IAM_STRINGIFY(x) IAM_STRINGIFY_(x)
+
+extern "C" __attribute__((visibility("default")))
+const Table iam_kernels = {kVersion,     IAM_STRINGIFY(IAM_LEVEL),
+                           false,        scratchBytes,
+                           packedStride, prepare,
+                           dense,        topk,
+                           threshold,    exact,
+                           start,        scan,
+                           prune,        findNonFinite,
+                           axpy};

@@ -1,0 +1,106 @@
+// The few vector operations that kernels need, for the level that this file is compiled for. `madd`
+// is the arithmetic of a level: one rounding with fused multiply-add, two without; `maddScalar`
+// rounds the same way.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+
+using Vf = __m512;
+constexpr int kWidth = 16, kRowTile = 8, kVectors = 3; // 24 sums + 3 weights in 32 registers
+inline Vf zero() { return _mm512_setzero_ps(); }
+inline Vf load(const float *p) { return _mm512_loadu_ps(p); }
+inline void store(float *p, Vf v) { _mm512_storeu_ps(p, v); }
+inline Vf splat(float x) { return _mm512_set1_ps(x); }
+inline Vf add(Vf a, Vf b) { return _mm512_add_ps(a, b); }
+inline Vf madd(Vf a, Vf b, Vf c) { return _mm512_fmadd_ps(a, b, c); }
+/// Bit i: not (a[i] < b[i]), so true for NaN.
+inline uint32_t notLess(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
+/// Bit i: not (a[i] <= b[i]), so true for NaN.
+inline uint32_t notLessEqual(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+
+#elif defined(__AVX2__) && defined(__FMA__)
+
+using Vf = __m256;
+constexpr int kWidth = 8, kRowTile = 6, kVectors = 2; // 12 + 2 + 1 of 16 registers
+inline Vf zero() { return _mm256_setzero_ps(); }
+inline Vf load(const float *p) { return _mm256_loadu_ps(p); }
+inline void store(float *p, Vf v) { _mm256_storeu_ps(p, v); }
+inline Vf splat(float x) { return _mm256_set1_ps(x); }
+inline Vf add(Vf a, Vf b) { return _mm256_add_ps(a, b); }
+inline Vf madd(Vf a, Vf b, Vf c) { return _mm256_fmadd_ps(a, b, c); }
+inline uint32_t notLess(Vf a, Vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ)); }
+inline uint32_t notLessEqual(Vf a, Vf b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ));
+}
+
+#elif defined(__SSE2__)
+
+using Vf = __m128;
+constexpr int kWidth = 4, kRowTile = 4, kVectors = 2;
+inline Vf zero() { return _mm_setzero_ps(); }
+inline Vf load(const float *p) { return _mm_loadu_ps(p); }
+inline void store(float *p, Vf v) { _mm_storeu_ps(p, v); }
+inline Vf splat(float x) { return _mm_set1_ps(x); }
+inline Vf add(Vf a, Vf b) { return _mm_add_ps(a, b); }
+inline Vf madd(Vf a, Vf b, Vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+inline uint32_t notLess(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnlt_ps(a, b)); }
+inline uint32_t notLessEqual(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnle_ps(a, b)); }
+
+#elif defined(__aarch64__)
+
+using Vf = float32x4_t;
+constexpr int kWidth = 4, kRowTile = 6, kVectors = 4; // 24 + 4 + 1 of 32 registers
+inline Vf zero() { return vdupq_n_f32(0); }
+inline Vf load(const float *p) { return vld1q_f32(p); }
+inline void store(float *p, Vf v) { vst1q_f32(p, v); }
+inline Vf splat(float x) { return vdupq_n_f32(x); }
+inline Vf add(Vf a, Vf b) { return vaddq_f32(a, b); }
+inline Vf madd(Vf a, Vf b, Vf c) { return vfmaq_f32(c, a, b); }
+inline uint32_t bits(uint32x4_t m) {
+  const uint32x4_t weights = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(m, weights));
+}
+inline uint32_t notLess(Vf a, Vf b) { return bits(vmvnq_u32(vcltq_f32(a, b))); }
+inline uint32_t notLessEqual(Vf a, Vf b) { return bits(vmvnq_u32(vcleq_f32(a, b))); }
+
+#else
+#error "no vector operations for this architecture: add a section to simd.h"
+#endif
+
+inline float maddScalar(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c; // -ffp-contract=off
+#endif
+}
+
+constexpr int kTile = kVectors * kWidth;
+
+/// p[0..n-1], then zeros; n <= kWidth.
+inline Vf loadSome(const float *p, int64_t n) {
+  if (n >= kWidth)
+    return load(p);
+  float lanes[kWidth] = {};
+  if (n > 0)
+    std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(float));
+  return load(lanes);
+}
+
+/// The lanes below n, as bits.
+inline uint32_t lanesBelow(int64_t n) {
+  return n >= kWidth ? (kWidth == 32 ? ~0u : (1u << kWidth) - 1) : n <= 0 ? 0u : (1u << n) - 1;
+}
+
+} // namespace

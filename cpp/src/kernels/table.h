@@ -1,0 +1,100 @@
+// The kernels that are compiled once per CPU level, as a table of functions. Each library
+// libiam_kernels_<level>.so exports one symbol, `iam_kernels`, and links nothing of the runtime:
+// plain pointers in, no allocation, no exceptions, no threads. The runtime checks shapes, owns the
+// memory and splits the work.
+#pragma once
+
+#include <cstdint>
+
+namespace iam::rt::kernels {
+
+/// Rows of activations, ready to encode: finite, b_dec subtracted.
+struct Rows {
+  const float *x = nullptr; // [rows, depth]
+  int64_t stride = 0, rows = 0, depth = 0;
+  /// What `prepare` made for screening (only if the table screens; else null).
+  const void *packed = nullptr; // packedStride(depth) bytes a row
+  const float *slack = nullptr; // [rows, 3]; see bf16.h
+};
+
+struct Weights {
+  const float *w = nullptr; // [depth, features]
+  int64_t stride = 0, features = 0;
+  const float *bias = nullptr; // [features] or null
+};
+
+/// A feature that may be among the k largest of its row: lower <= pre-activation <= upper. Exact if
+/// they are equal.
+struct Candidate {
+  float upper, lower;
+  int32_t index;
+};
+
+/// The search of one row for its k largest.
+struct Search {
+  int32_t count;   // candidates held
+  int32_t pruneAt; // prune when count reaches this
+  int32_t nan;     // a feature whose pre-activation is NaN, or -1
+  float limit;     // a feature whose upper bound is below this is not among the k largest
+};
+
+/// Searches of a block of rows by one worker, over the columns that it was given so far.
+struct TopKState {
+  int64_t k = 0, capacity = 0;     // capacity >= minCapacity(k)
+  Search *searches = nullptr;      // [rows]
+  Candidate *candidates = nullptr; // [rows, capacity]
+};
+
+inline int64_t minCapacity(int64_t k) { return 2 * k + 448; }
+
+struct Pair {
+  int32_t row, feature;
+};
+
+struct Table {
+  uint32_t version = 0; // kVersion
+  const char *level = nullptr;
+  bool screens = false; // topk bounds pre-activations with cheaper arithmetic first
+
+  /// Scratch that a worker needs for the functions below, 64-byte aligned.
+  int64_t (*scratchBytes)(int64_t depth) = nullptr;
+  /// Bytes of Rows::packed per row; 0 if the table does not screen.
+  int64_t (*packedStride)(int64_t depth) = nullptr;
+  /// Fills packed and slack for rows begin..end-1.
+  void (*prepare)(const Rows &rows, int64_t begin, int64_t end, void *packed,
+                  float *slack) = nullptr;
+
+  /// out[r, j] = pre(r, j) + addend[r, j] for j in begin..end-1; addend may be null.
+  void (*dense)(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
+                const float *addend, int64_t addendStride, float *out, int64_t outStride,
+                void *scratch) = nullptr;
+  /// Continues the searches with columns begin..end-1.
+  void (*topk)(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
+               const TopKState &state, void *scratch) = nullptr;
+  /// Row r: the entries of columns begin..end-1 above max(0, theta), ascending, at values + r *
+  /// capacity; their number in counts[r]. capacity >= end - begin. Returns a (row, feature) that is
+  /// NaN, or {-1, -1}.
+  Pair (*threshold)(const Rows &rows, const Weights &weights, const float *theta, int64_t begin,
+                    int64_t end, float *values, int32_t *indices, int32_t *counts, int64_t capacity,
+                    void *scratch) = nullptr;
+  /// out[i] = pre(pairs[i]), bit for bit what `dense` gives.
+  void (*exact)(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count,
+                float *out) = nullptr;
+  /// Starts a search.
+  void (*start)(const TopKState &state, int64_t row) = nullptr;
+  /// Continues the search of `row` with given values, value[j] being that of feature `first + j`.
+  void (*scan)(const float *values, int64_t count, int64_t first, const TopKState &state,
+               int64_t row) = nullptr;
+  /// Leaves in candidates only those that may be among the k largest, those k with the largest
+  /// lower bounds first; returns their number. Works on any array of candidates.
+  int64_t (*prune)(Candidate *candidates, int64_t count, int64_t k) = nullptr;
+
+  /// The first i in 0..count-1 with values[i] NaN or infinite, or -1.
+  int64_t (*findNonFinite)(const float *values, int64_t count) = nullptr;
+  /// y[i] += a * x[i]
+  void (*axpy)(float a, const float *x, float *y, int64_t count) = nullptr;
+};
+
+inline constexpr uint32_t kVersion = 1;
+
+} // namespace iam::rt::kernels
