@@ -6,8 +6,8 @@ compiler reduces to the edited feature alone).
 """
 
 import contextlib
+import dataclasses
 import datetime
-import difflib
 import math
 import os
 import time
@@ -31,7 +31,8 @@ from iam.cli._report import (
     TokenFeatures,
     TokenProbability,
 )
-from iam.core.errors import ArgumentError, MissingDependencyError, ShapeError, SiteError
+from iam.core.errors import ArgumentError, ShapeError, SiteError
+from iam.core.lazy import native, require
 from iam.core.sites import Site
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ SEED = 0
 
 _SINK_RATIO = 10.0
 _TOP_NEXT = 5
+_TRIAL_TOKENS = 16
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -154,7 +156,7 @@ def emit_programs(config: AnalyzeConfig, stage: str) -> str:
     feature = config.feature
     if feature is None:
         shortlist = _choose.candidates(contexts, active=(), limit=1)
-        feature = shortlist[0].feature if shortlist else 0
+        feature = shortlist[0] if shortlist else 0
     _check_feature(config, sae, feature)
     example = np.zeros((1, sae.d_in), np.float32)
     texts = {
@@ -192,38 +194,40 @@ def analyze(config: AnalyzeConfig, *, progress: Progress, check: Callable[[], No
         model = _load_model(config)
         _check_fit(config, model, site, sae)
     with clock.stage("capture activations"):
-        token_ids, tokens = _tokenize(model, config.prompt)
-        captured = model.capture(config.prompt, [site])[site]
-        x = captured.reshape(-1, captured.shape[-1]).float().contiguous()
-        skip, why = _first_position(sae, x)
-        if len(token_ids) < 1 + skip:
-            raise ArgumentError(
-                f"iam {config.command}: expected a prompt of at least {1 + skip} tokens (position 0 does not count), "
-                f"got {len(token_ids)}: {config.prompt!r}"
-            )
+        token_ids = [int(token) for token in model.tokens(config.prompt)[0]]
+        tokens = model.token_strings(config.prompt)
+        x = model.capture(config.prompt, site)[site][0].float()
+        counts, why = _positions(config, sae, x)
+        skip = int(not counts[0])
+        x = x[counts].contiguous()
     reconstruct = reconstruct_program(sae)
     with clock.stage("compile: encode and decode"):
-        reconstruct.lower(x[skip:])
+        reconstruct.lower(x)
     with clock.stage("encode and decode"):
-        features, x_hat = reconstruct(x[skip:])
+        features, x_hat = reconstruct(x)
     dense = _numpy(features.to_dense())
-    quality = _quality(_numpy(x[skip:]), _numpy(x_hat), dense, skip, why)
-    per_token = _strongest(dense, token_ids, tokens, skip, config.top)
+    quality = _quality(_numpy(x), _numpy(x_hat), dense, len(token_ids), why)
+    per_token = _strongest(dense, token_ids, tokens, counts, config.top)
 
-    next_before = _next_token(model, config.prompt)
-    choice = _choice(config, clock, sae, site, model, contexts, dense, next_before, skip)
+    with clock.stage("next token"):
+        next_before = _next_tokens(model, [config.prompt])[0]
+    choice = _choice(config, clock, sae, site, model, contexts, dense, skip)
     steered = steered_program(sae, choice.feature)
     with clock.stage("compile: steering"):
-        steered.lower(x[skip:], choice.strength)
-    hook = _from_position(lambda rows: steered(rows, choice.strength), skip)
-    with clock.stage("next token, steered"), model.attach(site, hook):
-        next_after = _next_token(model, config.prompt)
-    continuations = []
-    for name, edit in (("write without steering", None), ("write with steering", hook)):
-        with clock.stage(name, config.max_new_tokens) as stage:
-            attached = contextlib.nullcontext() if edit is None else model.attach(site, edit)
-            with attached:
-                continuations.append(_generate(model, config, clock, stage))
+        steered.lower(x, choice.strength)
+
+    def steer(rows: Any) -> Any:
+        return steered(rows, choice.strength)
+
+    with clock.stage("next token, steered"), model.attach(site, steer, from_position=skip):
+        next_after = _next_tokens(model, [config.prompt])[0]
+    with clock.stage("write without steering", config.max_new_tokens) as stage:
+        continuation_before = _write(model, config, clock, stage)
+    with (
+        clock.stage("write with steering", config.max_new_tokens) as stage,
+        model.attach(site, steer, from_position=skip),
+    ):
+        continuation_after = _write(model, config, clock, stage)
     with clock.stage("hash the inputs"):
         hashes = _hashes(config)
     programs = {"reconstruct": reconstruct, "steered": steered}
@@ -247,8 +251,8 @@ def analyze(config: AnalyzeConfig, *, progress: Progress, check: Callable[[], No
             kl=_choose.kl_divergence(next_after, next_before),
             top_before=_top(model, next_before, next_after, by=next_before),
             top_after=_top(model, next_before, next_after, by=next_after),
-            continuation_before=continuations[0],
-            continuation_after=continuations[1],
+            continuation_before=continuation_before,
+            continuation_after=continuation_after,
         ),
         stages=clock.times,
         programs={
@@ -269,7 +273,7 @@ def analyze(config: AnalyzeConfig, *, progress: Progress, check: Callable[[], No
 
 def _load_coder(config: AnalyzeConfig) -> "iam.SAE":
     if config.threads is not None:
-        iam.set_num_threads(config.threads)
+        native().set_num_threads(config.threads)
     return iam.SAE.load_from_disk(config.sae)
 
 
@@ -287,37 +291,26 @@ def _site(config: AnalyzeConfig, sae: "iam.SAE") -> Site:
 def _load_model(config: AnalyzeConfig) -> "LanguageModel":
     for name, value in (("TQDM_DISABLE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)  # the progress bar is ours, and one is enough
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"iam {config.command}: running a model needs torch and transformers; install them with: "
-            'pip install "iam[models]"'
-        ) from error
+    torch = require("torch", extra="models", purpose=f"iam {config.command}")
     torch.manual_seed(SEED)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.model.endswith(".gguf"):
-        return iam.LanguageModel.from_gguf(config.model)
     return iam.LanguageModel(config.model)
 
 
 def _check_fit(config: AnalyzeConfig, model: "LanguageModel", site: Site, sae: "iam.SAE") -> None:
     """A coder that does not belong at the site is an error, not a silent mistake."""
-    sites = model.sites()
-    if site not in sites:
-        near = difflib.get_close_matches(str(site), [str(known) for known in sites], n=1, cutoff=0.0)
-        layers = sorted({known.layer for known in sites})
-        kinds = sorted({known.kind for known in sites})
-        raise SiteError(
-            f"iam {config.command}: {config.model} has no site {site}; it has layers {layers[0]}..{layers[-1]} "
-            f"and kinds {', '.join(kinds)}; did you mean {near[0]}?"
-        )
-    if sae.d_in != model.d_model and site.kind.startswith("resid"):
+    width = model.width(site)
+    if sae.d_in != width:
         raise ShapeError(
             f"iam {config.command}: the coder in {config.sae} reads activations of width {sae.d_in}, but {site} of "
-            f"{config.model} has width {model.d_model}; use a coder that was trained on this model and site",
+            f"{config.model} has width {width}; use a coder that was trained on this model and site",
             code="width",
+        )
+    if sae.site is not None and sae.site != site:
+        raise SiteError(
+            f"iam {config.command}: the coder in {config.sae} was trained at {sae.site}, not at {site}; "
+            f"use --site {sae.site}, or leave --site out"
         )
 
 
@@ -329,47 +322,40 @@ def _check_feature(config: AnalyzeConfig, sae: "iam.SAE", feature: int) -> None:
         )
 
 
-def _first_position(sae: "iam.SAE", x: "torch.Tensor") -> tuple[int, str]:
-    """How many leading positions do not count, and why: what the coder's card says, else what the norms say."""
-    metadata = dict(sae.cfg.metadata)
-    dropped = metadata.get("drop_first_position")
-    window = metadata.get("seqpos_slice")
-    if dropped or (isinstance(window, list | tuple) and window and window[0] == 1):
-        return 1, "not counted and not edited: the coder's card says that it was trained without it"
-    norms = x.norm(dim=-1)
-    if len(norms) > 1 and float(norms[0]) > _SINK_RATIO * float(norms[1:].median()):
-        ratio = float(norms[0]) / float(norms[1:].median())
-        return (
-            1,
-            f"not counted and not edited: an attention sink, its norm is {ratio:,.0f} times the median of the others",
-        )
-    return 0, "counted like the others"
+def _positions(config: AnalyzeConfig, sae: "iam.SAE", x: "torch.Tensor") -> tuple["torch.Tensor", str]:
+    """Which positions count, and one sentence on those that do not.
 
-
-def _from_position(edit: Callable[[Any], Any], skip: int) -> Callable[[Any], Any]:
-    """Apply ``edit`` to all but the first ``skip`` positions of the prompt.
-
-    Activations are ``[batch, position, d]``. While decoding with a cache one position comes at a time, and it is never
-    the first: prompts have more than ``skip`` tokens.
+    Position 0 does not where the coder's card says that it was trained without it. Attention sinks (norm above
+    ``_SINK_RATIO`` times the median) do not either: a single one would hold nearly all of the variance.
     """
-    if skip == 0:
-        return edit
+    import torch
 
-    def edited(x: "torch.Tensor") -> "torch.Tensor":
-        import torch
-
-        if x.shape[-2] == 1:
-            return edit(x)  # type: ignore[no-any-return]
-        return torch.cat([x[..., :skip, :], edit(x[..., skip:, :].contiguous())], dim=-2)
-
-    return edited
+    norms = x.norm(dim=-1)
+    counts = norms <= _SINK_RATIO * norms.median()
+    reasons = []
+    metadata = dict(sae.cfg.metadata)
+    window = metadata.get("seqpos_slice")
+    if isinstance(window, list | tuple) and window and window[0] == 1:
+        counts[0] = False
+        reasons.append("position 0 is not counted and not edited, as the coder was trained without it")
+    sinks = [int(at) for at in torch.nonzero(norms > _SINK_RATIO * norms.median())[:, 0]]
+    if sinks == [0] and reasons:
+        reasons.append(f"its norm is {float(norms[0] / norms.median()):,.0f} times the median: an attention sink")
+    elif sinks:
+        reasons.append(f"not counted as attention sinks: position {', '.join(map(str, sinks))}")
+    if not bool(counts.any()):
+        raise ArgumentError(
+            f"iam {config.command}: expected a prompt with at least one token that counts, got {len(norms)} token(s) in "
+            f"{config.prompt!r}; {'; '.join(reasons)}"
+        )
+    return counts, "; ".join(reasons) or "all of them count"
 
 
 def _numpy(array: Any) -> FloatArray:
     return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array, dtype=np.float32)
 
 
-def _quality(x: FloatArray, x_hat: FloatArray, dense: FloatArray, skip: int, why: str) -> Quality:
+def _quality(x: FloatArray, x_hat: FloatArray, dense: FloatArray, positions: int, why: str) -> Quality:
     wide, rebuilt = x.astype(np.float64), x_hat.astype(np.float64)
     error = float(((wide - rebuilt) ** 2).sum())
     variance = float(((wide - wide.mean(axis=0)) ** 2).sum())
@@ -379,18 +365,20 @@ def _quality(x: FloatArray, x_hat: FloatArray, dense: FloatArray, skip: int, why
         explained_variance=1.0 - error / variance if variance > 0 else None,
         l0=float((dense != 0).sum(axis=1).mean()),
         cosine=float(cosines.mean()),
-        positions=len(x) + skip,
+        positions=positions,
         positions_counted=len(x),
-        first_position=why,
+        not_counted=why,
     )
 
 
-def _strongest(dense: FloatArray, ids: list[int], tokens: list[str], skip: int, top: int) -> list[TokenFeatures]:
+def _strongest(
+    dense: FloatArray, ids: list[int], tokens: list[str], counts: "torch.Tensor", top: int
+) -> list[TokenFeatures]:
     """The ``top`` strongest features of every position that counts; ties go to the lowest feature."""
+    rows = iter(dense)
     result = []
-    for position, (token_id, token) in enumerate(zip(ids, tokens, strict=True)):
-        counted = position >= skip
-        row = dense[position - skip] if counted else np.zeros(0, np.float32)
+    for position, (token_id, token, counted) in enumerate(zip(ids, tokens, counts.tolist(), strict=True)):
+        row = next(rows) if counted else np.zeros(0, np.float32)
         order = np.argsort(-row, kind="stable")[:top]
         result.append(
             TokenFeatures(
@@ -413,7 +401,6 @@ def _choice(
     model: "LanguageModel",
     contexts: Contexts,
     dense: FloatArray,
-    before: _choose.Distribution,
     skip: int,
 ) -> _choose.Choice:
     """The feature and strength that the user asked for, completed by measuring."""
@@ -433,47 +420,72 @@ def _choice(
         return _choose.Choice(feature=config.feature, strength=strength, reason=reason)
     shortlist = _choose.candidates(contexts, active=np.flatnonzero(peak).tolist())
     if not shortlist:  # nothing is known of this coder: the features that are strong in this very text
-        strong = np.argsort(-peak, kind="stable")[:8]
-        shortlist = [_choose.Candidate(feature=int(j), unit=unit(int(j)), topic=[]) for j in strong if peak[j] > 0]
+        strong = np.argsort(-peak, kind="stable")[: _choose.CANDIDATES]
+        shortlist = [int(feature) for feature in strong if peak[feature] > 0]
     if not shortlist:
         raise ArgumentError(
             f"iam {config.command}: no feature of {config.sae} is active in this text; name one with --feature"
         )
-    W_dec = np.asarray(sae.W_dec)
-
-    def measure(feature: int, strength: float) -> _choose.Distribution:
-        hook = _from_position(lambda rows: iam.steer(rows, W_dec[feature], strength), skip)
-        with model.attach(site, hook):
-            return _next_token(model, config.prompt)
-
-    steps = len(shortlist) * len(_choose.MULTIPLES)
-    with clock.stage("choose a feature", steps) as stage:
-
-        def advance() -> None:
-            clock.check()
-            stage.advance()
-
-        choice = _choose.choose(shortlist, before, measure, lambda word: _first_token(model, word), advance)
+    trials = [
+        _choose.Trial(feature=feature, multiple=multiple, unit=unit(feature))
+        for feature in shortlist
+        for multiple in _choose.MULTIPLES
+    ]
+    with clock.stage("choose a feature", _TRIAL_TOKENS) as stage:
+        choice = _choose.best(_try(config, clock, stage, sae, site, model, trials, skip))
     if config.strength is not None:
         return _choose.Choice(feature=choice.feature, strength=config.strength, reason="strength as asked for")
     return choice
 
 
-def _tokenize(model: "LanguageModel", prompt: str) -> tuple[list[int], list[str]]:
-    """Token ids of the prompt and the text that each one adds."""
-    ids = [int(token) for token in model.tokens(prompt).reshape(-1)]
-    return ids, [model.tokenizer.decode([token]) for token in ids]
+def _try(
+    config: AnalyzeConfig,
+    clock: _Clock,
+    stage: Stage,
+    sae: "iam.SAE",
+    site: Site,
+    model: "LanguageModel",
+    trials: list[_choose.Trial],
+    skip: int,
+) -> list[_choose.Trial]:
+    """Let the model write under every trial, all in one batch, then read what it wrote without steering.
+
+    Adding the decoder row is a little stronger than setting the feature where it is active already, which is good
+    enough to choose by.
+    """
+    import torch
+
+    W_dec = torch.from_numpy(np.ascontiguousarray(sae.W_dec, dtype=np.float32))
+    directions = torch.stack([trial.strength * W_dec[trial.feature] for trial in trials])
+
+    def add(rows: "torch.Tensor") -> "torch.Tensor":
+        # Equal prompts need no padding, so the rows are [trial, position].
+        return (rows.reshape(len(trials), -1, rows.shape[-1]) + directions[:, None]).reshape(rows.shape)
+
+    def step(_count: int, _tokens: list[int]) -> None:
+        clock.check()
+        stage.advance()
+
+    with model.attach(site, add, from_position=skip):
+        texts = model.generate([config.prompt] * len(trials), _TRIAL_TOKENS, stop_at_eos=False, callback=step)
+    written = [config.prompt + text for text in texts]
+    captured = model.capture(written, site)[site].float()
+    start = model.tokens(config.prompt).shape[1]
+    done = []
+    for trial, text, rows in zip(trials, written, captured, strict=True):
+        ids = model.tokens(text)[0, start:].tolist()
+        if ids:
+            activations = _numpy(sae.encode(rows[start : start + len(ids)]).to_dense())[:, trial.feature]
+            echo = float(np.minimum(activations / trial.unit, 1.0).mean())
+        else:
+            echo = 0.0
+        done.append(dataclasses.replace(trial, echo=echo, variety=_choose.variety(ids)))
+    return done
 
 
-def _first_token(model: "LanguageModel", word: str) -> int:
-    return int(model.tokenizer(" " + word, add_special_tokens=False)["input_ids"][0])
-
-
-def _next_token(model: "LanguageModel", prompt: str) -> _choose.Distribution:
-    """Probabilities of the token after the prompt, over the vocabulary."""
-    logits = model.logits(prompt)
-    last = logits.reshape(-1, logits.shape[-1])[-1].double()
-    return np.asarray(last.softmax(dim=-1).cpu())
+def _next_tokens(model: "LanguageModel", prompts: list[str]) -> _choose.Distribution:
+    """Probabilities of the token after each prompt, ``[prompts, vocabulary]``."""
+    return np.asarray(model.logits(prompts)[:, -1].double().softmax(dim=-1).cpu())
 
 
 def _top(
@@ -491,18 +503,22 @@ def _top(
     ]
 
 
-def _generate(model: "LanguageModel", config: AnalyzeConfig, clock: _Clock, stage: Stage) -> str:
-    return model.generate(config.prompt, max_new_tokens=config.max_new_tokens)
+def _write(model: "LanguageModel", config: AnalyzeConfig, clock: _Clock, stage: Stage) -> str:
+    """The greedy continuation of the prompt."""
+
+    def step(_count: int, _tokens: list[int]) -> None:
+        clock.check()
+        stage.advance()
+
+    return model.generate(config.prompt, config.max_new_tokens, callback=step)
 
 
 def _describe_model(config: AnalyzeConfig, model: "LanguageModel") -> dict[str, Any]:
-    sites = model.sites()
     return {
         "name": config.model_note or Path(config.model).name or config.model,
         "source": config.model,
-        "layers": 1 + max(site.layer for site in sites),
+        "layers": model.n_layers,
         "d_model": model.d_model,
-        "threads": config.threads,
     }
 
 

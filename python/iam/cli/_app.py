@@ -108,7 +108,7 @@ def cli(ctx: click.Context, show_traceback: bool) -> None:
 
 def _report_options(command: _F) -> _F:
     """Options that ``demo`` and ``analyze`` share, in the order in which --help lists them."""
-    options: list[Callable[[_F], _F]] = [
+    options: list[Any] = [
         click.option(
             "--feature",
             type=click.IntRange(min=0),

@@ -1,48 +1,61 @@
-"""Choosing a feature to steer with: by what its examples are about, then by measuring what it does.
+"""Choosing a feature to steer with: by its examples, then by what the model writes under it.
 
-A feature is worth showing if setting it moves the model towards what the feature's own examples are about. So the
-candidates are the features whose examples agree on one content word, and each is measured in the model: the gain
-in next-token probability of the words that are typical of its examples.
+A feature is worth showing if setting it makes the model write about what the feature is about. That can be measured
+without naming a topic: let the model write with the feature set, then let it read the new text without, and see how
+strongly the feature answers on its own. A feature that answers to text it caused is *echoed*.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from iam.cli._contexts import Contexts
-from iam.cli._report import Example
 
-MULTIPLES = (1.0, 2.0)
+MULTIPLES = (2.0,)
 """Strengths that are tried, in units of the largest activation known of the feature."""
 
-KL_LIMIT = 6.0
-"""Nats. A stronger change usually ends fluent text, so it is used only if nothing else is left."""
+CANDIDATES = 24
+"""How many features are tried."""
 
+_DENSEST = 0.01
 _WORD = re.compile(r"[a-z]{4,}")
-_TOPIC_WORDS = 12
+_VARIED = 0.6
 
 Distribution = npt.NDArray[np.float64]
-Measure = Callable[[int, float], Distribution]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A feature that may be worth steering with.
+class Trial:
+    """One feature at one strength, and what came of it.
 
     Attributes:
         feature: Its number.
-        unit: Activation that counts as 1: the largest one known of it.
-        topic: Words typical of its examples, most typical first; empty without examples.
+        multiple: Strength, in units of ``unit``.
+        unit: Activation that counts as 1: the largest one known of the feature.
+        echo: Mean activation, in units of ``unit`` and at most 1 per token, of the feature on the text written under it.
+        variety: Fraction of tokens of that text that are new in it; low for text that goes round in circles.
     """
 
     feature: int
+    multiple: float
     unit: float
-    topic: list[str]
+    echo: float = 0.0
+    variety: float = 1.0
+
+    @property
+    def strength(self) -> float:
+        """The activation to set."""
+        return self.multiple * self.unit
+
+    @property
+    def score(self) -> float:
+        """Echo, discounted where the text repeats itself."""
+        return self.echo * min(1.0, self.variety / _VARIED) ** 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,46 +67,35 @@ class Choice:
     reason: str
 
 
-def words(examples: Iterable[Example]) -> Counter[str]:
-    """In how many of the examples each content word (four letters or more, lower case) stands."""
-    counts: Counter[str] = Counter()
-    for example in examples:
-        text = example.text_before + example.token + example.text_after
-        counts.update(set(_WORD.findall(text.lower())))
-    return counts
-
-
-def candidates(contexts: Contexts, active: Iterable[int], limit: int = 16) -> list[Candidate]:
-    """Features whose examples agree on a word that few other features are about, the clearest first.
+def candidates(contexts: Contexts, active: Iterable[int], limit: int = CANDIDATES) -> list[int]:
+    """Features whose examples agree on one content word that few other features stand for, the clearest first.
 
     Args:
         contexts: Examples of the features.
         active: Features that are active in the prompt already; setting those would show less, so they come last.
         limit: How many to return at most.
     """
-    counts = {feature: words(examples) for feature, examples in contexts.examples.items() if len(examples) > 1}
-    spread: Counter[str] = Counter()
-    for found in counts.values():
-        spread.update(found.keys())
-    total = max(len(counts), 1)
     already = set(active)
-    ranked: list[tuple[bool, float, int, Candidate]] = []
-    for feature, found in counts.items():
-        examples = contexts.examples[feature]
-        tokens = Counter(example.token.strip().lower() for example in examples)
-        word, agreeing = tokens.most_common(1)[0]
-        if agreeing < 2 or not _WORD.fullmatch(word) or found[word] < agreeing:
+    heads: dict[int, tuple[str, int, int]] = {}
+    spread: Counter[str] = Counter()
+    for feature, examples in contexts.examples.items():
+        stems = Counter(example.token.strip().lower()[:6] for example in examples)
+        stem, agreeing = stems.most_common(1)[0]
+        spread[stem] += 1
+        dense = contexts.density[feature] if contexts.density else 0.0
+        whole = all(e.token.startswith(" ") and not e.text_after[:1].isalpha() for e in examples)
+        if agreeing < 2 or not whole or dense > _DENSEST or not _WORD.fullmatch(stem) or examples[0].activation <= 0:
             continue
-        weight = {name: number * math.log(total / spread[name]) for name, number in found.items()}
-        topic = sorted(weight, key=lambda name: (-weight[name], name))[:_TOPIC_WORDS]
-        unit = contexts.max_activation[feature] if contexts.max_activation else examples[0].activation
-        if unit <= 0:
-            continue
-        clarity = weight[word] * agreeing / len(examples)
-        candidate = Candidate(feature=feature, unit=unit, topic=topic)
-        ranked.append((feature in already, -clarity, feature, candidate))
-    ranked.sort(key=lambda item: item[:3])
-    return [candidate for *_, candidate in ranked[:limit]]
+        heads[feature] = (stem, agreeing, len(examples))
+    ranked = [
+        (feature in already, -agreeing / total, spread[stem], -_unit(contexts, feature), feature)
+        for feature, (stem, agreeing, total) in heads.items()
+    ]
+    return [item[-1] for item in sorted(ranked)[:limit]]
+
+
+def _unit(contexts: Contexts, feature: int) -> float:
+    return contexts.max_activation[feature] if contexts.max_activation else contexts.examples[feature][0].activation
 
 
 def kl_divergence(after: Distribution, before: Distribution) -> float:
@@ -102,44 +104,18 @@ def kl_divergence(after: Distribution, before: Distribution) -> float:
     return max(0.0, float(np.sum(after * (np.log(after + tiny) - np.log(before + tiny)))))
 
 
-def choose(
-    shortlist: Sequence[Candidate],
-    before: Distribution,
-    measure: Measure,
-    first_token: Callable[[str], int],
-    advance: Callable[[], None],
-) -> Choice:
-    """Measure every candidate at each strength and return the one that moves the model most towards its own topic.
+def variety(tokens: Sequence[int]) -> float:
+    """Fraction of ``tokens`` that did not occur before in them; 1 for none."""
+    return len(set(tokens)) / len(tokens) if tokens else 1.0
 
-    Args:
-        shortlist: At least one candidate.
-        before: Next-token distribution without steering.
-        measure: Next-token distribution with a feature set to an activation.
-        first_token: Token id with which a word starts in running text.
-        advance: Called after each measurement.
-    """
-    best: tuple[bool, float, float] | None = None
-    choice: Choice | None = None
-    for candidate in shortlist:
-        topic = sorted({first_token(word) for word in candidate.topic})
-        for multiple in MULTIPLES:
-            strength = multiple * candidate.unit
-            after = measure(candidate.feature, strength)
-            advance()
-            kl = kl_divergence(after, before)
-            gain = float(after[topic].sum() - before[topic].sum()) if topic else 0.0
-            # Without a topic, a change of about two nats: plainly visible, and usually still fluent.
-            rank = (kl <= KL_LIMIT, gain, -abs(math.log((kl + 1e-6) / 2.0)))
-            if best is None or rank > best:
-                best = rank
-                moved = (
-                    f"raised the next-token probability of its own words by {gain:+.2f}" if topic else f"KL {kl:.2f}"
-                )
-                choice = Choice(
-                    feature=candidate.feature,
-                    strength=strength,
-                    reason=f"of {len(shortlist)} features tried it {moved}; strength {multiple:g} x its largest "
-                    "known activation",
-                )
-    assert choice is not None, "shortlist is empty"
-    return choice
+
+def best(trials: Sequence[Trial]) -> Choice:
+    """The trial with the highest score; ties go to the weaker strength, then to the lowest feature."""
+    found = max(trials, key=lambda trial: (trial.score, -trial.multiple, -trial.feature))
+    tried = len({trial.feature for trial in trials})
+    percent = math.floor(100 * found.echo + 0.5)
+    reason = (
+        f"of {tried} features tried, the one that the text written under it answers to most: {percent} % of its largest "
+        f"known activation, mean over the new tokens; strength {found.multiple:g} x that activation"
+    )
+    return Choice(feature=found.feature, strength=found.strength, reason=reason)

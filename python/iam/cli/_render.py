@@ -167,7 +167,7 @@ def _quality(report: Report) -> list[RenderableType]:
     table.add_row("cosine", f"{quality.cosine:6.3f}")
     table.add_row("active features", f"{quality.l0:6.1f}  of {report.coder['features']:,} (L0, mean per position)")
     table.add_row("positions", f"{quality.positions_counted:6d}  of {quality.positions}")
-    table.add_row("position 0", Text(quality.first_position))
+    table.add_row("", Text(quality.not_counted, style="dim"))
     return _section("How well the coder describes this text", table)
 
 
@@ -255,7 +255,7 @@ def _steering(report: Report, width: int) -> list[RenderableType]:
     intro = Text.assemble(
         "feature ",
         (_name(info), "bold cyan"),
-        f" set to {steering.strength:.1f} at every position from {report.quality.positions - report.quality.positions_counted}",
+        f" set to {steering.strength:.1f} at every position{'' if report.tokens[0].counted else ' but the first'}",
         (f"\n{steering.chosen}", "dim"),
     )
     blocks: list[RenderableType] = [intro]

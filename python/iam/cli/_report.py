@@ -17,7 +17,7 @@ class Quality:
         l0: Mean number of active features per position that counts.
         cosine: Mean cosine between an activation and its reconstruction.
         positions: Number of positions in the text, and of those that count.
-        first_position: What was done with position 0 and why, one sentence.
+        not_counted: Which positions do not count and why.
     """
 
     explained_variance: float | None
@@ -25,7 +25,7 @@ class Quality:
     cosine: float
     positions: int
     positions_counted: int
-    first_position: str
+    not_counted: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
