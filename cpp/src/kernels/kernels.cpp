@@ -323,13 +323,24 @@ void product(const Rows &rows, const Weights &weights, int64_t begin, int64_t en
   }
 }
 
+} // namespace
+
+#if defined(__AVX512BF16__)
+#include "bf16.h"
+#endif
+
+namespace {
+
 int64_t scratchBytes(int64_t depth) {
   const int64_t packed = tilesPerPack(depth) * kTile * std::max<int64_t>(depth, 1);
-  return static_cast<int64_t>(sizeof(float)) * std::max(packed, kStreamRows * kStreamFeatures);
+  const int64_t bytes =
+      static_cast<int64_t>(sizeof(float)) * std::max(packed, kStreamRows * kStreamFeatures);
+#if defined(__AVX512BF16__)
+  return std::max(bytes, screenScratchBytes(depth));
+#else
+  return bytes;
+#endif
 }
-
-int64_t packedStride(int64_t) { return 0; }
-void prepare(const Rows &, int64_t, int64_t, void *, float *) {}
 
 void dense(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
            const float *addend, int64_t addendStride, float *out, int64_t outStride,
@@ -338,8 +349,22 @@ void dense(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
           DenseSink{weights.bias, addend, addendStride, out, outStride});
 }
 
+#if defined(__AVX512BF16__)
+constexpr bool kScreens = true;
+constexpr auto packedStride = screenPackedStride;
+constexpr auto prepare = screenPrepare;
+#else
+constexpr bool kScreens = false;
+int64_t packedStride(int64_t) { return 0; }
+void prepare(const Rows &, int64_t, int64_t, void *, float *) {}
+#endif
+
 void topk(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
           const TopKState &state, void *scratch) {
+#if defined(__AVX512BF16__)
+  if (rows.packed)
+    return screenTopK(rows, weights, begin, end, state, scratch);
+#endif
   product(rows, weights, begin, end, scratch, TopKSink{weights.bias, state});
 }
 
@@ -408,12 +433,13 @@ void axpy(float a, const float *x, float *y, int64_t count) {
 #define IAM_STRINGIFY_(x) #x
 #define IAM_STRINGIFY(x) IAM_STRINGIFY_(x)
 
-extern "C" __attribute__((visibility("default")))
-const Table iam_kernels = {kVersion,     IAM_STRINGIFY(IAM_LEVEL),
-                           false,        scratchBytes,
-                           packedStride, prepare,
-                           dense,        topk,
-                           threshold,    exact,
-                           start,        scan,
-                           prune,        findNonFinite,
-                           axpy};
+extern "C" __attribute__((visibility("default"))) const Table iam_kernels = {
+    kVersion,     IAM_STRINGIFY(IAM_LEVEL),
+    kScreens,     scratchBytes,
+    packedStride, prepare,
+    dense,        topk,
+    threshold,    exact,
+    start,        scan,
+    prune,        findNonFinite,
+    axpy,
+};
