@@ -214,7 +214,7 @@ def demo(prompt: str | None, **options: Any) -> None:
 def analyze(model: str, sae: Path, site: str | None, prompt: str, **options: Any) -> None:
     """Do what the demo does, with your model and your SAE, on PROMPT."""
     if prompt == "-":
-        prompt = click.get_text_stream("stdin").read().strip()
+        prompt = sys.stdin.read().strip()
     source = {"model": model, "sae": sae, "site": site, "prompt": prompt}
     _analyze_and_show(source, options, title="analyze")
 
