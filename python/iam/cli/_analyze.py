@@ -45,7 +45,7 @@ SEED = 0
 
 _SINK_RATIO = 10.0
 _TOP_NEXT = 5
-_TRIAL_TOKENS = 16
+_TRIAL_TOKENS = 12
 
 FloatArray = npt.NDArray[np.float32]
 

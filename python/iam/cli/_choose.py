@@ -16,15 +16,15 @@ import numpy.typing as npt
 
 from iam.cli._contexts import Contexts
 
-MULTIPLES = (2.0,)
+MULTIPLES = (1.5,)
 """Strengths that are tried, in units of the largest activation known of the feature."""
 
-CANDIDATES = 24
+CANDIDATES = 16
 """How many features are tried."""
 
 _DENSEST = 0.01
 _WORD = re.compile(r"[a-z]{4,}")
-_VARIED = 0.6
+_VARIED = 0.75
 
 Distribution = npt.NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def candidates(contexts: Contexts, active: Iterable[int], limit: int = CANDIDATE
     heads: dict[int, tuple[str, int, int]] = {}
     spread: Counter[str] = Counter()
     for feature, examples in contexts.examples.items():
-        stems = Counter(example.token.strip().lower()[:6] for example in examples)
+        stems = Counter(example.token.strip().lower()[:5] for example in examples)
         stem, agreeing = stems.most_common(1)[0]
         spread[stem] += 1
         dense = contexts.density[feature] if contexts.density else 0.0

@@ -24,7 +24,7 @@ from iam.cli._doctor import Examination
 from iam.cli._inspect import Inspection, TensorRow
 from iam.cli._report import Example, FeatureInfo, Report, Steering, TokenProbability
 
-_BAR = 16
+_BAR = 12
 _MANY_TENSORS = 24
 
 
@@ -111,7 +111,7 @@ def print_report(report: Report) -> None:
     for block in (
         _heading(report),
         *_quality(report),
-        *_token_table(report),
+        *_token_table(report, console.width),
         *_examples(report, console.width),
         *_steering(report, console.width),
         *_times(report),
@@ -175,26 +175,31 @@ def _name(info: FeatureInfo) -> str:
     return f"#{info.feature} {visible(info.label)}".strip()
 
 
-def _token_table(report: Report) -> list[RenderableType]:
+def _token_table(report: Report, width: int) -> list[RenderableType]:
     most = max((len(token.features) for token in report.tokens), default=0)
-    shown = max(1, min(most, 3))
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), expand=False, pad_edge=False)
-    table.add_column("", justify="right", style="dim", no_wrap=True)
-    table.add_column("token", no_wrap=True, max_width=14, overflow="ellipsis")
+    shown = max(1, min(most, 4 if width >= 110 else 3))
+    cell = min(26, (width - 20) // shown - 2)  # the position and the token take 20 columns
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("", justify="right", style="dim", no_wrap=True, width=3)
+    table.add_column("token", no_wrap=True, width=11, overflow="ellipsis")
     for _ in range(shown):
-        table.add_column("feature", no_wrap=True, ratio=1, max_width=20, overflow="ellipsis", style="cyan")
-        table.add_column("act.", justify="right", no_wrap=True)
+        table.add_column(f"{'feature':<{cell - 6}}{'act.':>6}", no_wrap=True, width=cell)
     for token in report.tokens:
         lines = [token.features[start : start + shown] for start in range(0, len(token.features), shown)] or [[]]
         for number, line in enumerate(lines):
-            cells: list[RenderableType] = []
-            for active in line:
-                cells += [Text(_name(report.features[active.feature])), Text(f"{active.activation:.1f}")]
+            cells = [_active(report.features[item.feature], item.activation, cell) for item in line]
             if not token.counted:
                 cells = [Text("not counted", style="dim")]
             head = (str(token.position), Text(visible(token.token))) if number == 0 else ("", Text(""))
             table.add_row(*head, *cells)
     return _section("Strongest features of each token", table)
+
+
+def _active(info: FeatureInfo, activation: float, width: int) -> Text:
+    """A feature's name, shortened to fit, and its activation at the right edge."""
+    name = Text(_name(info), style="cyan")
+    name.truncate(width - 6, overflow="ellipsis", pad=True)
+    return Text.assemble(name, f"{activation:6.1f}")
 
 
 def _examples(report: Report, width: int) -> list[RenderableType]:
@@ -274,9 +279,9 @@ def _steering(report: Report, width: int) -> list[RenderableType]:
 def _next_tokens(steering: Steering) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
     for title in ("without", "steered"):
-        table.add_column(title, no_wrap=True, ratio=2, max_width=14, overflow="ellipsis")
-        table.add_column("", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, ratio=3)
+        table.add_column(title, no_wrap=True, ratio=1, overflow="ellipsis")
+        table.add_column("", justify="right", no_wrap=True, width=5)
+        table.add_column("", no_wrap=True, width=_BAR)
     rows = zip(steering.top_before, steering.top_after, strict=True)
     for before, after in rows:
         table.add_row(*_probability(before, before.before, "blue"), *_probability(after, after.after, "magenta"))
