@@ -20,7 +20,7 @@ using kernels::Weights;
 
 // Work is split into row parts, which amortise the packing of weights, times column chunks, which
 // balance threads.
-constexpr int64_t kRowPart = 256, kChunk = 384, kStreamRows = 4, kStreamChunk = 1024;
+constexpr int64_t kRowPart = 256, kChunk = 384, kStreamRows = 8, kStreamChunk = 1024;
 // encodeTopK takes rows in blocks, so that what it holds does not grow with the batch.
 constexpr int64_t kTopKRows = 1024, kTopKBytes = 24 << 20;
 

@@ -185,7 +185,7 @@ struct ThresholdSink {
 // Weights are packed in tiles of kTile features, [depth, kTile], as many tiles at a time as fit
 // half an L2 cache.
 constexpr int64_t kPackBytes = 512 * 1024;
-constexpr int64_t kStreamRows = 4, kStreamFeatures = 1024;
+constexpr int64_t kStreamRows = 8, kStreamFeatures = 512;
 
 int64_t tilesPerPack(int64_t depth) {
   const int64_t tile = std::max<int64_t>(depth, 1) * kTile * static_cast<int64_t>(sizeof(float));
@@ -262,17 +262,17 @@ void stream(const Rows &rows, int64_t row, const Weights &weights, int64_t begin
         for (int s = 0; s < 4; ++s)
           __builtin_prefetch(w + (4 + s) * weights.stride + j);
         Vf acc[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
           acc[r] = load(sums + r * kStreamFeatures + j);
 #pragma GCC unroll 4
         for (int s = 0; s < 4; ++s) {
           const Vf ws = load(w + s * weights.stride + j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int r = 0; r < R; ++r)
             acc[r] = madd(splat(x[r * rows.stride + i + s]), ws, acc[r]);
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
           store(sums + r * kStreamFeatures + j, acc[r]);
       }
@@ -288,6 +288,17 @@ void stream(const Rows &rows, int64_t row, const Weights &weights, int64_t begin
       sink(row + r, begin + j, width - j, load(sums + r * kStreamFeatures + j));
 }
 
+template <int R, typename Sink>
+void streamOfUpTo(const Rows &rows, const Weights &weights, int64_t begin, int64_t end, float *sums,
+                  const Sink &sink) {
+  if constexpr (R > 0) {
+    if (rows.rows == R)
+      stream<R>(rows, 0, weights, begin, end, sums, sink);
+    else
+      streamOfUpTo<R - 1>(rows, weights, begin, end, sums, sink);
+  }
+}
+
 template <typename Sink>
 void product(const Rows &rows, const Weights &weights, int64_t begin, int64_t end, void *scratch,
              const Sink &sink) {
@@ -295,20 +306,7 @@ void product(const Rows &rows, const Weights &weights, int64_t begin, int64_t en
   if (rows.rows <= kStreamRows) {
     for (int64_t j = begin; j < end; j += kStreamFeatures) {
       const int64_t to = std::min(end, j + kStreamFeatures);
-      switch (rows.rows) {
-      case 1:
-        stream<1>(rows, 0, weights, j, to, packed, sink);
-        break;
-      case 2:
-        stream<2>(rows, 0, weights, j, to, packed, sink);
-        break;
-      case 3:
-        stream<3>(rows, 0, weights, j, to, packed, sink);
-        break;
-      case 4:
-        stream<4>(rows, 0, weights, j, to, packed, sink);
-        break;
-      }
+      streamOfUpTo<kStreamRows>(rows, weights, j, to, packed, sink);
     }
     return;
   }
