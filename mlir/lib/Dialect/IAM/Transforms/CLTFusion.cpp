@@ -9,7 +9,7 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "iam/Dialect/IAM/IR/IAM.h"
+#include "iam/Dialect/IAM/IR/IAMOps.h"
 #include "iam/Dialect/IAM/Transforms/Passes.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Transforms/GreedyPatternRewriteDriver.h"
@@ -23,24 +23,16 @@ using namespace mlir;
 
 namespace {
 struct CLTFusionPass : iam::impl::CLTFusionPassBase<CLTFusionPass> {
-  LogicalResult initialize(MLIRContext *context) override {
-    RewritePatternSet set(context);
-    iam::populateCLTFusionPatterns(set, counts);
-    patterns = FrozenRewritePatternSet(std::move(set));
-    return success();
-  }
-
   void runOnOperation() override {
-    counts = {};
-    if (failed(applyPatternsGreedily(getOperation(), patterns)))
+    iam::CLTFusionCounts counts;
+    RewritePatternSet patterns(&getContext());
+    iam::populateCLTFusionPatterns(patterns, counts);
+    if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       return signalPassFailure();
     numEncodesFused += counts.encodesFused;
     numDenseDecodes += counts.denseDecodes;
     numDeltas += counts.deltas;
     numSubs += counts.subs;
   }
-
-  iam::CLTFusionCounts counts;
-  FrozenRewritePatternSet patterns;
 };
 } // namespace

@@ -1,0 +1,111 @@
+//===- Passes.td - conversions out of the iam dialect -------------*- tablegen -*-===//
+//
+// Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef IAM_CONVERSION_PASSES
+#define IAM_CONVERSION_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+def IAMToLinalgPass : Pass<"iam-to-linalg"> {
+  let summary = "Lower elementwise iam ops to arith and linalg, so that they fuse";
+  let description = [{
+    * `iam.clt.residual` without skip weight -> `arith.addf`;
+    * `iam.policy.steer add` -> `linalg.generic`: `h + s * v`, `v` read by column;
+    * `tensor.splat` -> `linalg.fill`, which elementwise fusion absorbs as a
+      scalar operand.
+
+    Everything else stays: matrix-sized and irregular work belongs to the
+    runtime (see `iam-to-runtime`). Of the steering modes, `ablate` and `clamp`
+    need a dot product per row first and go to the runtime as well. Note that the
+    runtime refuses NaN and infinities in the operands of a steer with an error,
+    while `add` lowered here lets them pass, as additions do.
+
+    Idempotent. Never changes a value: `h + s * v` is computed as one product and
+    one sum, as the runtime does.
+  }];
+  let dependentDialects = ["mlir::arith::ArithDialect", "mlir::linalg::LinalgDialect",
+                           "mlir::tensor::TensorDialect"];
+}
+
+def IAMReuseOperandsPass : Pass<"iam-reuse-operands"> {
+  let summary = "Let an elementwise op write over an operand that dies there";
+  let description = [{
+    A `linalg.generic` into a `tensor.empty` gets one of its inputs as its destination
+    instead, when that input has the result's type and is read at the same index that is
+    written, nothing else uses it, and it is the result of an op in the same
+    block that made new memory (a runtime op or another `linalg` op). Bufferization then
+    updates it in place: no second `[rows, d]` buffer, half the memory traffic.
+
+    Holds back for function arguments (the caller's memory), values with
+    another use, broadcast inputs and constants. Values never change.
+    Idempotent.
+  }];
+  let statistics = [Statistic<"numReused", "num-reused", "Number of destinations reused">];
+  let dependentDialects = ["mlir::linalg::LinalgDialect", "mlir::tensor::TensorDialect"];
+}
+
+def IAMToRuntimePass : Pass<"iam-to-runtime", "mlir::ModuleOp"> {
+  let summary = "Lower iam ops to calls of the C++ runtime";
+  let description = [{
+    Every op with a kernel becomes a call of `@iam_rt_<name>`, one of the functions of
+    `cpp/include/iam/entry_points.def`. That list is compiled into this pass: an
+    unknown name does not build, and the types of a call come from it.
+
+    A features value becomes its component tensors: `values`, `indices`, for compressed rows
+    also `offsets`. Arguments, results, calls and `scf` regions are converted alike, so
+    a public function with a features result returns the components.
+
+    Tensors that are read become `bufferization.to_buffer read_only`; destinations
+    are `memref.alloc` and come back by `to_tensor restrict writable`; functions
+    that return compressed rows return new memory. An absent optional operand is
+    a memref of size 0.
+
+    One-shot bufferization must come next. In between, CSE must not run: it would merge
+    two views of a tensor across a write, of which nothing in the IR tells.
+
+    Ops without kernel are an error at their location:
+    `'iam.attr.grad' op is not lowered yet`.
+  }];
+  let dependentDialects = ["mlir::arith::ArithDialect", "mlir::bufferization::BufferizationDialect",
+                           "mlir::func::FuncDialect", "mlir::memref::MemRefDialect",
+                           "mlir::tensor::TensorDialect"];
+}
+
+def IAMPrepareEntryPointsPass : Pass<"iam-prepare-entry-points", "mlir::ModuleOp"> {
+  let summary = "Give public functions the calling convention that callers rely on";
+  let description = [{
+    For every public function with a body:
+
+    * `llvm.emit_c_interface`, so that `_mlir_ciface_<name>` exists;
+    * `bufferization.writable = false` on tensor arguments: the caller's arrays are
+      never written;
+    * results own distinct memory: a value that is returned twice, and one that may be
+      part of another result (a slice, a reshape), is copied. A returned argument is
+      copied by buffer deallocation, which runs later.
+
+    Idempotent. Runs on tensors, before bufferization.
+  }];
+  let dependentDialects = ["mlir::bufferization::BufferizationDialect"];
+}
+
+def IAMSimplifyDeallocationsPass : Pass<"iam-simplify-deallocations"> {
+  let summary = "Free what a function allocated without run-time alias checks";
+  let description = [{
+    Buffer deallocation does not know that the runtime returns new memory, and would compare
+    pointers at run time. This pass does: results of external
+    functions, `memref.alloc` and `bufferization.clone` are distinct allocations, so a
+    `bufferization.dealloc` that frees one and retains others needs no check.
+
+    Holds back when the origin of an operand is unknown (a block argument, a
+    result of control flow), and when the updated conditions are used. It would be
+    unsound for an external function that returns one of its arguments, or the same memory
+    twice; functions of `entry_points.def` never do, only they are trusted.
+  }];
+  let dependentDialects = ["mlir::bufferization::BufferizationDialect", "mlir::memref::MemRefDialect"];
+}
+
+#endif // IAM_CONVERSION_PASSES

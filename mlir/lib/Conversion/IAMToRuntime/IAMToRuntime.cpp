@@ -1,0 +1,436 @@
+//===- IAMToRuntime.cpp - iam ops to calls of the C++ runtime -----------------===//
+//
+// Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+//
+// The contract of the pass is in Passes.td. Each op is one overload of `lower`,
+// which lists the operands in the order of entry_points.def.
+//
+//===----------------------------------------------------------------------===//
+
+#include "EntryPoints.h"
+#include "iam/Conversion/Passes.h"
+#include "iam/Dialect/IAM/IR/IAMOps.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Bufferization/IR/Bufferization.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/Func/Transforms/FuncConversions.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/Transforms/Patterns.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/Transforms/DialectConversion.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+namespace iam {
+#define GEN_PASS_DEF_IAMTORUNTIMEPASS
+#include "iam/Conversion/Passes.h.inc"
+} // namespace iam
+
+using namespace mlir;
+using namespace iam;
+using rt::EntryPoint;
+
+namespace {
+//===----------------------------------------------------------------------===//
+// Features as tensors
+//===----------------------------------------------------------------------===//
+
+/// values, indices, and for compressed rows offsets.
+SmallVector<Type> componentTypes(FeaturesType type) {
+  MLIRContext *context = type.getContext();
+  Type i32 = IntegerType::get(context, 32), i64 = IntegerType::get(context, 64);
+  if (type.isKForm()) {
+    SmallVector<int64_t> shape{type.getRows(), *type.getK()};
+    return {RankedTensorType::get(shape, type.getElementType()), RankedTensorType::get(shape, i32)};
+  }
+  int64_t dynamic = ShapedType::kDynamic;
+  return {RankedTensorType::get(dynamic, type.getElementType()), RankedTensorType::get(dynamic, i32),
+          RankedTensorType::get(dynamic, i64)};
+}
+
+struct FeaturesConverter : TypeConverter {
+  FeaturesConverter() {
+    addConversion([](Type type) { return type; });
+    addConversion([](FeaturesType type, SmallVectorImpl<Type> &results) {
+      llvm::append_range(results, componentTypes(type));
+      return success();
+    });
+  }
+};
+
+//===----------------------------------------------------------------------===//
+// Calls
+//===----------------------------------------------------------------------===//
+
+/// Builds one call. Operands are given in the order of the entry point's list and checked against it.
+class RuntimeCall {
+public:
+  RuntimeCall(OpBuilder &builder, Operation *op, EntryPoint entry)
+      : builder(builder), op(op), loc(op->getLoc()), signature(rt::signature(entry)) {}
+
+  /// Tensors that the runtime reads; none for an absent optional operand.
+  RuntimeCall &read(ValueRange tensors) {
+    if (tensors.empty())
+      return absent();
+    for (Value tensor : tensors)
+      view(tensor);
+    return *this;
+  }
+
+  /// The edited features, as a constant.
+  RuntimeCall &features(ArrayRef<int64_t> indices) {
+    SmallVector<int32_t> narrow(indices.begin(), indices.end());
+    auto type = RankedTensorType::get(static_cast<int64_t>(narrow.size()), builder.getI32Type());
+    view(arith::ConstantOp::create(builder, loc, DenseElementsAttr::get(type, ArrayRef(narrow))));
+    return *this;
+  }
+
+  RuntimeCall &scalar(Value value) {
+    assert(next().rank < 0 && value.getType() == next().type(builder.getContext()));
+    operands.push_back(value);
+    return *this;
+  }
+  RuntimeCall &scalar(int64_t value) {
+    return scalar(arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(value)));
+  }
+
+  /// New memory that the runtime fills. `rows` gives the size of the first dimension where `type` does not.
+  RuntimeCall &write(TypeRange types, function_ref<Value()> rows) {
+    for (Type type : types) {
+      assert(next().isDestination);
+      auto tensor = cast<RankedTensorType>(type);
+      SmallVector<Value> sizes;
+      if (tensor.isDynamicDim(0))
+        sizes.push_back(rows());
+      assert(tensor.getNumDynamicDims() == static_cast<int64_t>(sizes.size()) && "only rows are dynamic");
+      Value buffer = memref::AllocOp::create(builder, loc,
+                                             MemRefType::get(tensor.getShape(), tensor.getElementType()), sizes);
+      destinations.emplace_back(buffer, tensor);
+      push(buffer);
+    }
+    return *this;
+  }
+
+  /// The call; its results, as tensors.
+  FailureOr<SmallVector<Value>> emit() {
+    assert(operands.size() == signature.arguments.size() && "operands missing");
+    FailureOr<func::FuncOp> callee = declare();
+    if (failed(callee))
+      return failure();
+    auto call = func::CallOp::create(builder, loc, *callee, operands);
+    SmallVector<Value> results;
+    for (auto [buffer, tensor] : destinations)
+      results.push_back(toTensor(buffer, tensor));
+    for (Value buffer : call.getResults()) {
+      auto type = cast<MemRefType>(buffer.getType());
+      results.push_back(toTensor(buffer, RankedTensorType::get(type.getShape(), type.getElementType())));
+    }
+    return results;
+  }
+
+private:
+  const rt::Argument &next() const { return signature.arguments[operands.size()]; }
+
+  void push(Value buffer) {
+    Type type = next().type(builder.getContext());
+    if (buffer.getType() != type)
+      buffer = memref::CastOp::create(builder, loc, type, buffer);
+    operands.push_back(buffer);
+  }
+
+  void view(Value tensor) {
+    auto type = cast<RankedTensorType>(tensor.getType());
+    assert(!next().isDestination && next().rank == type.getRank());
+    // Any layout: a view of a slice needs no copy.
+    SmallVector<int64_t> dynamic(type.getRank(), ShapedType::kDynamic);
+    auto layout = StridedLayoutAttr::get(builder.getContext(), ShapedType::kDynamic, dynamic);
+    push(bufferization::ToBufferOp::create(builder, loc,
+                                           MemRefType::get(type.getShape(), type.getElementType(), layout), tensor,
+                                           /*read_only=*/true));
+  }
+
+  RuntimeCall &absent() {
+    assert(next().isOptional && "operand missing");
+    SmallVector<int64_t> empty(next().rank, 0);
+    push(memref::AllocaOp::create(builder, loc,
+                                  MemRefType::get(empty, next().elementType(builder.getContext()))));
+    return *this;
+  }
+
+  Value toTensor(Value buffer, Type type) {
+    return bufferization::ToTensorOp::create(builder, loc, type, buffer, /*restrict=*/true, /*writable=*/true);
+  }
+
+  FailureOr<func::FuncOp> declare() {
+    MLIRContext *context = builder.getContext();
+    SmallVector<Type> arguments, results;
+    for (const rt::Argument &argument : signature.arguments)
+      arguments.push_back(argument.type(context));
+    if (signature.returnsRows)
+      for (Type element : {Type(builder.getF32Type()), Type(builder.getI32Type()), Type(builder.getI64Type())})
+        results.push_back(MemRefType::get(ShapedType::kDynamic, element));
+    FunctionType type = builder.getFunctionType(arguments, results);
+
+    auto module = op->getParentOfType<ModuleOp>();
+    if (Operation *symbol = module.lookupSymbol(signature.symbol)) {
+      auto function = dyn_cast<func::FuncOp>(symbol);
+      if (!function || function.getFunctionType() != type) {
+        InFlightDiagnostic error = op->emitOpError("expected @")
+                                   << signature.symbol << " to be the runtime's function of type " << type;
+        error.attachNote(symbol->getLoc()) << "the module already defines this name";
+        return failure();
+      }
+      return function;
+    }
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointToStart(module.getBody());
+    auto function = func::FuncOp::create(builder, loc, signature.symbol, type);
+    function.setPrivate();
+    function->setAttr("llvm.emit_c_interface", builder.getUnitAttr());
+    return function;
+  }
+
+  OpBuilder &builder;
+  Operation *op;
+  Location loc;
+  const rt::Signature &signature;
+  SmallVector<Value> operands;
+  SmallVector<std::pair<Value, RankedTensorType>> destinations;
+};
+
+/// What an overload of `lower` needs beside its op.
+struct Lowering {
+  OpBuilder &builder;
+  Operation *op;
+
+  RuntimeCall call(EntryPoint entry) const { return {builder, op, entry}; }
+
+  /// Rows of a matrix, or of the components of a features value.
+  Value rows(ValueRange value) const {
+    Location loc = op->getLoc();
+    if (value.size() < 3)
+      return tensor::DimOp::create(builder, loc, value.front(), 0);
+    // Compressed rows: one offset more than rows.
+    Value offsets = tensor::DimOp::create(builder, loc, value[2], 0);
+    Value one = arith::ConstantIndexOp::create(builder, loc, 1);
+    return arith::SubIOp::create(builder, loc, offsets, one);
+  }
+};
+
+using Results = FailureOr<SmallVector<Value>>;
+template <typename Op>
+using Components = typename Op::template GenericAdaptor<ArrayRef<ValueRange>>;
+
+Results lower(CLTEncodeOp op, Components<CLTEncodeOp> in, Lowering to) {
+  return to.call(EntryPoint::encode_dense)
+      .read(in.getX()).read(in.getWEnc()).read(in.getBEnc()).read(in.getBDec())
+      .write(op.getType(), [&] { return to.rows(in.getX()); })
+      .emit();
+}
+
+Results lower(CLTEncodeSparseOp op, Components<CLTEncodeSparseOp> in, Lowering to) {
+  if (op.getActivation() == Activation::TopK)
+    return to.call(EntryPoint::encode_topk)
+        .read(in.getX()).read(in.getWEnc()).read(in.getBEnc()).read(in.getBDec())
+        .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getX()); })
+        .emit();
+  return to.call(EntryPoint::encode_threshold)
+      .read(in.getX()).read(in.getWEnc()).read(in.getBEnc()).read(in.getBDec()).read(in.getThreshold())
+      .emit();
+}
+
+Results lower(CLTTopKOp op, Components<CLTTopKOp> in, Lowering to) {
+  return to.call(EntryPoint::topk)
+      .read(in.getPre())
+      .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getPre()); })
+      .emit();
+}
+
+Results lower(CLTBatchTopKOp op, Components<CLTBatchTopKOp> in, Lowering to) {
+  return to.call(EntryPoint::batch_topk).read(in.getPre()).scalar(static_cast<int64_t>(op.getK())).emit();
+}
+
+Results lower(CLTJumpReLUOp op, Components<CLTJumpReLUOp> in, Lowering to) {
+  return to.call(EntryPoint::threshold).read(in.getPre()).read(in.getThreshold()).emit();
+}
+
+Results lower(CLTReLUOp op, Components<CLTReLUOp> in, Lowering to) {
+  return to.call(EntryPoint::threshold).read(in.getPre()).read({}).emit();
+}
+
+Results lower(CLTGateOp op, Components<CLTGateOp> in, Lowering to) {
+  return to.call(EntryPoint::gate).read(in.getGatePre()).read(in.getMagnitudePre()).emit();
+}
+
+Results lower(CLTDecodeOp op, Components<CLTDecodeOp> in, Lowering to) {
+  bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
+  return to.call(isKForm ? EntryPoint::decode_k : EntryPoint::decode_csr)
+      .read(in.getF()).read(in.getWDec()).read(in.getBDec())
+      .write(op.getType(), [&] { return to.rows(in.getF()); })
+      .emit();
+}
+
+Results lower(CLTDensifyOp op, Components<CLTDensifyOp> in, Lowering to) {
+  bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
+  return to.call(isKForm ? EntryPoint::densify_k : EntryPoint::densify_csr)
+      .read(in.getF())
+      .write(op.getType(), [&] { return to.rows(in.getF()); })
+      .emit();
+}
+
+Results lower(CLTResidualOp op, Components<CLTResidualOp> in, Lowering to) {
+  return to.call(EntryPoint::residual)
+      .read(in.getY()).read(in.getX()).read(in.getWSkip())
+      .write(op.getType(), [&] { return to.rows(in.getY()); })
+      .emit();
+}
+
+Results lower(CLTEditOp op, Components<CLTEditOp> in, Lowering to) {
+  bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
+  RuntimeCall call = to.call(isKForm ? EntryPoint::edit_k : EntryPoint::edit_csr);
+  call.read(in.getF()).features(op.getFeatures()).read(in.getA()).read(in.getB())
+      .scalar(static_cast<int64_t>(op.getMode()));
+  if (isKForm)
+    call.write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getF()); });
+  return call.emit();
+}
+
+Results lower(CLTDeltaOp op, Components<CLTDeltaOp> in, Lowering to) {
+  bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
+  return to.call(isKForm ? EntryPoint::delta_k : EntryPoint::delta_csr)
+      .read(in.getF()).features(op.getFeatures()).read(in.getA()).read(in.getB())
+      .scalar(static_cast<int64_t>(op.getMode()))
+      .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getF()); })
+      .emit();
+}
+
+Results lower(CLTSubOp op, Components<CLTSubOp> in, Lowering to) {
+  bool isKForm = cast<FeaturesType>(op.getF1().getType()).isKForm();
+  RuntimeCall call = to.call(isKForm ? EntryPoint::sub_k : EntryPoint::sub_csr);
+  call.read(in.getF1()).read(in.getF2());
+  if (isKForm)
+    call.write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getF1()); });
+  return call.emit();
+}
+
+Results lower(PolicySteerOp op, Components<PolicySteerOp> in, Lowering to) {
+  return to.call(EntryPoint::steer)
+      .read(in.getH()).read(in.getV()).scalar(op.getStrength()).scalar(static_cast<int64_t>(op.getMode()))
+      .write(op.getType(), [&] { return to.rows(in.getH()); })
+      .emit();
+}
+
+//===----------------------------------------------------------------------===//
+// Patterns
+//===----------------------------------------------------------------------===//
+
+template <typename Op>
+struct ToRuntime : OpConversionPattern<Op> {
+  using OpConversionPattern<Op>::OpConversionPattern;
+  using Adaptor = typename OpConversionPattern<Op>::OneToNOpAdaptor;
+
+  LogicalResult matchAndRewrite(Op op, Adaptor adaptor, ConversionPatternRewriter &rewriter) const override {
+    Results results = lower(op, adaptor, Lowering{rewriter, op});
+    if (failed(results))
+      return failure();
+    SmallVector<SmallVector<Value>> replacement{*results};
+    rewriter.replaceOpWithMultiple(op, std::move(replacement));
+    return success();
+  }
+};
+
+SmallVector<Value> flatten(ArrayRef<ValueRange> ranges) {
+  SmallVector<Value> values;
+  for (ValueRange range : ranges)
+    llvm::append_range(values, range);
+  return values;
+}
+
+struct ConvertReturn : OpConversionPattern<func::ReturnOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(func::ReturnOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    rewriter.replaceOpWithNewOp<func::ReturnOp>(op, flatten(adaptor.getOperands()));
+    return success();
+  }
+};
+
+struct ConvertCall : OpConversionPattern<func::CallOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(func::CallOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    SmallVector<Type> types;
+    SmallVector<size_t> counts;
+    for (Type type : op.getResultTypes()) {
+      size_t before = types.size();
+      if (failed(getTypeConverter()->convertType(type, types)))
+        return rewriter.notifyMatchFailure(op, "a result has a type that cannot be converted");
+      counts.push_back(types.size() - before);
+    }
+    auto call = func::CallOp::create(rewriter, op.getLoc(), op.getCallee(), types, flatten(adaptor.getOperands()));
+    SmallVector<SmallVector<Value>> replacements;
+    auto results = call.getResults();
+    for (size_t count : counts) {
+      replacements.emplace_back(results.take_front(count));
+      results = results.drop_front(count);
+    }
+    rewriter.replaceOpWithMultiple(op, std::move(replacements));
+    return success();
+  }
+};
+
+//===----------------------------------------------------------------------===//
+// The pass
+//===----------------------------------------------------------------------===//
+
+/// Why an op has no call, and what can be done instead.
+std::optional<StringRef> whyNotLowered(Operation *op) {
+  if (!isa_and_present<IAMDialect>(op->getDialect()))
+    return std::nullopt;
+  return llvm::TypeSwitch<Operation *, std::optional<StringRef>>(op)
+      .Case<AttrPathOp, AttrGradOp, AttrSelectOp, AttrCircuitOp>([](auto) {
+        return "attribution has no compiled form; use iam.reference.attr for small inputs";
+      })
+      .Case<PolicyComposeOp, PolicyProjectOp, PolicyVerifyOp>([](auto) {
+        return "of the policy family only iam.policy.steer has a compiled form; use iam.reference.policy for small "
+               "inputs";
+      })
+      .Default([](auto) { return std::nullopt; });
+}
+
+struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
+  void runOnOperation() override {
+    bool complete = true;
+    getOperation().walk([&](Operation *op) {
+      if (std::optional<StringRef> why = whyNotLowered(op)) {
+        op->emitOpError("is not lowered yet: ") << *why;
+        complete = false;
+      }
+    });
+    if (!complete)
+      return signalPassFailure();
+
+    MLIRContext *context = &getContext();
+    FeaturesConverter converter;
+    RewritePatternSet patterns(context);
+    patterns.add<ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>, ToRuntime<CLTBatchTopKOp>,
+                 ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>, ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>,
+                 ToRuntime<CLTDensifyOp>, ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,
+                 ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ConvertReturn, ConvertCall>(converter, context);
+    populateFunctionOpInterfaceTypeConversionPattern<func::FuncOp>(patterns, converter);
+    populateBranchOpInterfaceTypeConversionPattern(patterns, converter);
+
+    ConversionTarget target(*context);
+    target.addIllegalDialect<IAMDialect>();
+    scf::populateSCFStructuralTypeConversionsAndLegality(converter, patterns, target);
+    target.addDynamicallyLegalOp<func::FuncOp>([&](func::FuncOp op) {
+      return converter.isSignatureLegal(op.getFunctionType()) && converter.isLegal(&op.getBody());
+    });
+    target.markUnknownOpDynamicallyLegal([&](Operation *op) { return converter.isLegal(op); });
+    if (failed(applyPartialConversion(getOperation(), target, std::move(patterns))))
+      signalPassFailure();
+  }
+};
+} // namespace

@@ -1,0 +1,107 @@
+//===- Pipelines.cpp - the one table of pass pipelines ------------------------===//
+//
+// Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "iam/Pipelines/Pipelines.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Pass/PassRegistry.h"
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/ErrorHandling.h"
+
+using namespace mlir;
+using namespace iam;
+
+namespace {
+constexpr PipelineStep kFuse[] = {
+    {"inline", "see the whole analysis: helpers become part of the function that uses them"},
+    {"symbol-dce", "helpers without callers are not compiled"},
+    {"canonicalize", "merge edits, drop zero biases: fewer forms for the fusion to know"},
+    {"cse", "two encodes or decodes of one value are one; fusion compares SSA values"},
+    {"iam-clt-fusion", "no dense codes, no full passes over the dictionary"},
+    {"canonicalize", "encodes, edits and decodes that fusion left without use go away"},
+    {"cse", "deltas of one edit at several places are one"},
+};
+
+constexpr PipelineStep kToLoops[] = {
+    {"canonicalize", "fold before lowering, while ops still say what they mean"},
+    {"cse", "the last moment for it: see iam-to-runtime"},
+    {"iam-to-linalg", "elementwise iam ops join the arithmetic around them"},
+    {"func.func(convert-elementwise-to-linalg)", "arith on tensors -> linalg.generic"},
+    {"func.func(linalg-generalize-named-ops)", "broadcasts and fills -> linalg.generic, so that they fuse"},
+    {"linalg-fuse-elementwise-ops", "frees the generics from the destinations they were born with"},
+    {"resolve-ranked-shaped-type-result-dims", "sizes come from inputs, so an intermediate has one use"},
+    {"canonicalize", "drop sizes and empty tensors that nothing reads"},
+    {"cse", "one empty tensor and one size for each shape"},
+    {"linalg-fuse-elementwise-ops", "one loop for each chain of elementwise ops: no temporaries"},
+    {"canonicalize", "drop what fusion left"},
+    {"cse", "equal loops are one"},
+    {"iam-reuse-operands", "the loop updates the runtime's result in place: no second buffer"},
+    {"iam-to-runtime", "matrix-sized and irregular work is a call; features become their components"},
+    {"iam-prepare-entry-points", "calling convention of public functions"},
+    {"one-shot-bufferize{bufferize-function-boundaries=true function-boundary-type-conversion=identity-layout-map "
+     "buffer-alignment=0}",
+     "tensors -> memory; callers pass and get C-contiguous arrays, the runtime's pool aligns to 64 bytes"},
+    {"canonicalize", "casts and views of casts fold"},
+    {"cse", "safe again: reads and writes of memory are explicit now"},
+    {"ownership-based-buffer-deallocation", "free everything once; a returned argument is cloned"},
+    {"canonicalize", "constant ownership folds"},
+    {"iam-simplify-deallocations", "no run-time alias checks for the runtime's results"},
+    {"buffer-deallocation-simplification", "the same for other allocations"},
+    {"bufferization-lower-deallocations", "dealloc -> memref.dealloc"},
+    {"canonicalize", "conditions that are constant fold"},
+    {"cse", "equal views and sizes are one"},
+    {"func.func(optimize-allocation-liveness)", "free after the last use: lower peak memory"},
+    {"convert-bufferization-to-memref", "clones -> alloc and copy"},
+    {"func.func(convert-linalg-to-loops)", "inner loops have a static trip count and stride 1: LLVM vectorises them"},
+};
+
+constexpr PipelineStep kLoopsToLLVM[] = {
+    {"expand-strided-metadata", "address arithmetic of views becomes explicit"},
+    {"lower-affine", "affine maps of that arithmetic -> arith"},
+    {"convert-scf-to-cf", "loops -> branches"},
+    {"finalize-memref-to-llvm{use-generic-functions=true}", "memory comes from the runtime's pool, which frees it too"},
+    {"convert-math-to-llvm", "exp, sqrt, ... -> intrinsics"},
+    {"convert-math-to-libm", "the rest -> the C library"},
+    {"convert-arith-to-llvm", "arithmetic"},
+    {"convert-index-to-llvm", "index arithmetic"},
+    {"convert-cf-to-llvm", "branches"},
+    {"convert-func-to-llvm", "functions, with the C interface that the JIT calls"},
+    {"reconcile-unrealized-casts", "nothing between two type systems is left"},
+};
+
+constexpr PipelineStep kToLLVM[] = {
+    {"iam-fuse", "remove work"},
+    {"iam-to-loops", "fix who computes what, and where it is stored"},
+    {"iam-loops-to-llvm", "what the JIT takes"},
+};
+
+const Pipeline kPipelines[] = {
+    {"iam-fuse", "remove work: what is left is still the iam dialect", kFuse},
+    {"iam-to-loops", "runtime calls and loops over memory, without fusing iam ops", kToLoops},
+    {"iam-loops-to-llvm", "the result of iam-to-loops as LLVM dialect", kLoopsToLLVM},
+    {"iam-to-llvm", "the whole way: from iam to the LLVM dialect that the JIT takes", kToLLVM},
+};
+} // namespace
+
+std::string Pipeline::passes() const {
+  return llvm::join(llvm::map_range(steps, [](const PipelineStep &step) { return step.pass.str(); }), ",");
+}
+
+ArrayRef<Pipeline> iam::pipelines() { return kPipelines; }
+
+void iam::enumeratePipelines(function_ref<void(StringRef, StringRef, StringRef)> callback) {
+  for (const Pipeline &pipeline : kPipelines)
+    callback(pipeline.name, pipeline.passes(), pipeline.why);
+}
+
+void iam::registerPipelines() {
+  for (const Pipeline &pipeline : kPipelines)
+    PassPipelineRegistration<>(pipeline.name, pipeline.why, [&pipeline](OpPassManager &manager) {
+      if (failed(parsePassPipeline(pipeline.passes(), manager)))
+        llvm::report_fatal_error("iam: the table of pipelines names an unknown pass in " + pipeline.name);
+    });
+}
