@@ -9,11 +9,9 @@
 //===----------------------------------------------------------------------===//
 
 #include "iam-c/IAM.h"
-#include "mlir-c/BuiltinTypes.h"
 #include "mlir/Bindings/Python/Nanobind.h"
 #include "mlir/Bindings/Python/NanobindAdaptors.h"
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +21,7 @@ using namespace mlir::python::nanobind_adaptors;
 static std::string str(MlirStringRef ref) { return std::string(ref.data, ref.length); }
 
 NB_MODULE(_site_initialize_0, m) {
-  m.doc() = "The iam dialect: registration, its types, its named pipelines.";
+  m.doc() = "The iam dialect: registration, its named pipelines.";
   iamRegisterPasses();
 
   m.def("register_dialects", [](MlirDialectRegistry registry) { iamRegisterDialects(registry); });
@@ -50,37 +48,4 @@ NB_MODULE(_site_initialize_0, m) {
         return pipelines;
       },
       "The named pipelines, in order: (name, passes, why).");
-
-  mlir_type_subclass(m, "FeaturesType", iamTypeIsAFeatures, iamFeaturesTypeGetTypeID)
-      .def_classmethod(
-          "get",
-          [](const nb::object &cls, std::optional<int64_t> rows, int64_t dictionary,
-             MlirType elementType, std::optional<int64_t> k, MlirLocation loc) {
-            MlirType type =
-                iamFeaturesTypeGetChecked(loc, rows.value_or(mlirShapedTypeGetDynamicSize()),
-                                          dictionary, elementType, k.value_or(-1));
-            if (mlirTypeIsNull(type))
-              throw nb::value_error("not a features type: expected rows >= 0 or None, dictionary "
-                                    ">= 1, element type f32, k >= 1 or None");
-            return cls(type);
-          },
-          nb::arg("cls"), nb::arg("rows").none(), nb::arg("dictionary"), nb::arg("element_type"),
-          nb::arg("k").none() = nb::none(), nb::arg("loc") = nb::none(),
-          "!iam.features<ROWSxDICTIONARYxELEMENT[, k = K]>; rows None is dynamic, k None is "
-          "compressed rows.")
-      .def_property_readonly("rows",
-                             [](MlirType type) -> std::optional<int64_t> {
-                               int64_t rows = iamFeaturesTypeGetRows(type);
-                               if (rows == mlirShapedTypeGetDynamicSize())
-                                 return std::nullopt;
-                               return rows;
-                             })
-      .def_property_readonly("dictionary", &iamFeaturesTypeGetDictionary)
-      .def_property_readonly("element_type", &iamFeaturesTypeGetElementType)
-      .def_property_readonly("k", [](MlirType type) -> std::optional<int64_t> {
-        int64_t k = iamFeaturesTypeGetK(type);
-        if (k < 0)
-          return std::nullopt;
-        return k;
-      });
 }

@@ -104,7 +104,7 @@ public:
       SmallVector<Value> sizes;
       if (tensor.isDynamicDim(0))
         sizes.push_back(rows());
-      assert(tensor.getNumDynamicDims() == static_cast<int64_t>(sizes.size()) && "only rows are dynamic");
+      assert(static_cast<size_t>(tensor.getNumDynamicDims()) == sizes.size() && "only rows are dynamic");
       Value buffer = memref::AllocOp::create(builder, loc,
                                              MemRefType::get(tensor.getShape(), tensor.getElementType()), sizes);
       destinations.emplace_back(buffer, tensor);

@@ -75,7 +75,7 @@ void simplify(bufferization::DeallocOp op) {
 struct IAMSimplifyDeallocationsPass : iam::impl::IAMSimplifyDeallocationsPassBase<IAMSimplifyDeallocationsPass> {
   void runOnOperation() override {
     SmallVector<bufferization::DeallocOp> ops;
-    getOperation().walk([&](bufferization::DeallocOp op) { ops.push_back(op); });
+    getOperation()->walk([&](bufferization::DeallocOp op) { ops.push_back(op); });
     llvm::for_each(ops, simplify);
   }
 };

@@ -136,9 +136,9 @@ LogicalResult forEachDecodeInSum(Value sum, Callback callback) {
   auto terms = termsOfSum(sum);
   if (!terms)
     return failure();
-  for (auto [a, b] : {std::make_pair(terms->first, terms->second), std::make_pair(terms->second, terms->first)})
-    if (auto decode = a.getDefiningOp<CLTDecodeOp>())
-      if (succeeded(callback(decode, b)))
+  for (std::pair<Value, Value> order : {*terms, std::make_pair(terms->second, terms->first)})
+    if (auto decode = order.first.getDefiningOp<CLTDecodeOp>())
+      if (succeeded(callback(decode, order.second)))
         return success();
   return failure();
 }
