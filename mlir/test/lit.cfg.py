@@ -5,6 +5,7 @@
 import glob
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -57,6 +58,10 @@ filecheck = first(
     ],
 )
 lit_config.note(f"iam-opt: {iam_opt}; FileCheck: {filecheck}")
+
+# Reasons of match failures are printed by builds with assertions only.
+if "--debug-only" in subprocess.run([iam_opt, "--help-hidden"], capture_output=True, text=True).stdout:
+    config.available_features.add("debug-output")
 
 config.substitutions += [("iam-opt", iam_opt), ("FileCheck", filecheck)]
 config.substitutions.append(("%python", sys.executable))

@@ -11,6 +11,7 @@
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/IR/Matchers.h"
 #include "mlir/IR/PatternMatch.h"
+#include "mlir/IR/TypeUtilities.h"
 
 using namespace mlir;
 using namespace iam;
@@ -34,6 +35,9 @@ struct FuseActivationIntoEncode : OpRewritePattern<ActivationOp> {
     if (!encode->hasOneUse())
       return rewriter.notifyMatchFailure(
           op, "the pre-activations have another use: fusing would compute them twice");
+    if (encode->getBlock() != op->getBlock())
+      return rewriter.notifyMatchFailure(
+          op, "the pre-activations are made in another block: fusing could move an encode into a loop");
 
     Activation activation;
     Value threshold;
@@ -89,6 +93,8 @@ struct SparsifyDenseDecode : OpRewritePattern<linalg::MatmulOp> {
       return rewriter.notifyMatchFailure(op, "the left operand is not made by iam.clt.densify");
     if (op->getNumResults() != 1 || op.hasUserDefinedMaps())
       return rewriter.notifyMatchFailure(op, "not a plain product of tensors");
+    if (!getElementTypeOrSelf(op.getInputs()[1]).isF32() || !getElementTypeOrSelf(op->getResult(0)).isF32())
+      return rewriter.notifyMatchFailure(op, "the product has another element type than f32");
     auto fill = op.getOutputs()[0].getDefiningOp<linalg::FillOp>();
     if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
       return rewriter.notifyMatchFailure(op, "the product accumulates into something else than zeros");
@@ -110,7 +116,8 @@ std::optional<std::pair<Value, Value>> termsOfSum(Value value) {
   if (auto add = value.getDefiningOp<arith::AddFOp>())
     return std::make_pair(add.getLhs(), add.getRhs());
   if (auto residual = value.getDefiningOp<CLTResidualOp>())
-    if (!residual.getWSkip() && residual.getX().getType() == residual.getY().getType())
+    if (!residual.getWSkip() && residual.getX().getType() == residual.getY().getType() &&
+        residual.getY().getType() == residual.getZ().getType())
       return std::make_pair(residual.getY(), residual.getX());
   return std::nullopt;
 }
@@ -123,10 +130,11 @@ struct Difference {
   Operation *middle = nullptr;
   bool plusIsInMiddle = false;
 
-  /// True if nothing but `root` needs the decode, so that it dies with the rewrite.
-  bool dies(CLTDecodeOp decode) const {
+  /// True if nothing but `root` needs the decode, so that it dies with the rewrite. A decode in another block is not
+  /// counted: around a loop with `root` in it, it runs once where `root` runs often.
+  bool dies(CLTDecodeOp decode, Operation *root) const {
     bool inMiddle = middle && (decode == plus) == plusIsInMiddle;
-    return decode->hasOneUse() && (!inMiddle || middle->hasOneUse());
+    return decode->hasOneUse() && decode->getBlock() == root->getBlock() && (!inMiddle || middle->hasOneUse());
   }
 };
 
@@ -176,7 +184,7 @@ protected:
     CLTDecodeOp plus = diff.plus, minus = diff.minus;
     if (failed(sameDecoder(plus, minus, root, rewriter)))
       return failure();
-    bool plusDies = diff.dies(plus), minusDies = diff.dies(minus);
+    bool plusDies = diff.dies(plus, root), minusDies = diff.dies(minus, root);
     auto f = cast<FeaturesType>(minus.getF().getType()), g = cast<FeaturesType>(plus.getF().getType());
     Type type = root->getResult(0).getType();
     Location loc = rewriter.getFusedLoc({plus.getLoc(), minus.getLoc()});
@@ -195,7 +203,7 @@ protected:
     if (!edits.empty()) {
       if (!plusDies && !minusDies)
         return rewriter.notifyMatchFailure(
-            root, "both reconstructions have another use: subtracting them is cheaper than one more decode");
+            root, "both reconstructions stay (another use, another block): subtracting them is cheaper than one more decode");
       for (CLTEditOp edit : llvm::reverse(edits)) {
         auto in = cast<FeaturesType>(edit.getF().getType());
         Value delta = CLTDeltaOp::create(rewriter, edit.getLoc(), in.withK(edit.getFeatures().size()),
@@ -207,7 +215,7 @@ protected:
     } else {
       if (!plusDies || !minusDies)
         return rewriter.notifyMatchFailure(
-            root, "a reconstruction has another use: decoding the difference of codes would add work");
+            root, "a reconstruction stays (another use, another block): decoding the difference of codes would add work");
       if (f.isKForm() != g.isKForm())
         return rewriter.notifyMatchFailure(root, "the codes have different forms (k slots and compressed rows)");
       if (f.getRows() != g.getRows())

@@ -20,12 +20,14 @@ def CLTFusionPass : Pass<"iam-clt-fusion"> {
        `encode_sparse`, which keeps the activation state of a row in registers
        and never writes the `[rows, D]` pre-activations.
        Holds back when the pre-activations have another use (they would be
-       computed twice) and for `batch_topk` and `gate`, which need all rows, or
-       two encodes, at once.
+       computed twice), when they are made in another block (an encode could move
+       into a loop), and for `batch_topk` and `gate`, which need all rows, or two
+       encodes, at once.
     2. **decode stays sparse.** `linalg.matmul(densify(f), W_dec)` into a zero
        destination becomes `decode(f)`: `k` rows of `W_dec` are read instead of
        `D`. Holds back when the product accumulates into something else than
-       zeros.
+       zeros, reads its operands by other maps, or has another element type than
+       f32.
     3. **Differences of reconstructions.** With the same `W_dec` and the same
        bias (or none),
 
@@ -43,7 +45,7 @@ def CLTFusionPass : Pass<"iam-clt-fusion"> {
        two `[rows, d]` intermediates are gone.
        Holds back when weights or biases differ, when neither reconstruction
        dies by the rewrite (form `delta`), and unless both die (form `sub`):
-       it would add work.
+       it would add work. A reconstruction in another block does not die.
 
     Idempotent: nothing that a rewrite produces matches a rewrite again.
 
