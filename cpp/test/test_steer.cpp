@@ -44,5 +44,18 @@ TEST(Steer, DirectionsWithoutANormAreRefused) {
               "got 7");
 }
 
+TEST(Steer, TheFirstValueThatIsNotFiniteIsNamed) {
+  Floats h = normal(200, 5, 1), out(200, 5);
+  Floats v = normal(1, 5, 2);
+  h(130, 4) = INFINITY;
+  h(77, 3) = NAN;
+  for (SteerMode mode : {SteerMode::kAdd, SteerMode::kAblate, SteerMode::kClamp})
+    expectError(steer(h.mat(), v.vec(), 1, mode, out.mat()), Code::kNonFinite,
+                "nan at row 77, column 3");
+  v(0, 1) = INFINITY;
+  expectError(steer(h.mat(), v.vec(), 1, SteerMode::kAdd, out.mat()), Code::kNonFinite,
+              "inf at index 1");
+}
+
 } // namespace
 } // namespace iam::rt::test

@@ -147,9 +147,12 @@ def test_identity(x):
 def test_results_never_share_memory_with_arguments(function, x):
     before = x.copy()
     results = iam.jit(function)(x)
-    for y in results.values() if isinstance(results, dict) else results:
+    results = list(results.values()) if isinstance(results, dict) else results
+    for y in results:
         assert np.array_equal(y, before)
         assert not np.shares_memory(x, y)
+    for y in {id(y): y for y in results}.values():  # (x, x) is one object twice, as in Python
+        assert np.array_equal(y, before)
         y[:] = -1.0
     assert np.array_equal(x, before)
 
@@ -224,9 +227,21 @@ def test_vectors_as_arguments_and_from_outside(x):
     program = iam.jit(lambda x, v: (x + v) * outside - v / (1.0 + outside))
     v = np.linspace(1, 2, D).astype(np.float32)
     close(program(x, v), (x + v) * outside - v / (1 + outside))
-    outside[:] = 7.0  # contents are read at every call
+    outside[:] = 7.0  # 1.0 + outside is NumPy's business: it is computed anew
     close(program(x, v), (x + v) * outside - v / (1 + outside))
-    assert program.stats()["recordings"] == 1
+    assert program.stats()["recordings"] == 2
+
+
+def test_large_and_torch_arrays_from_outside_are_watched(x):
+    torch = pytest.importorskip("torch")
+    large, tensor = np.zeros(100_000, np.float32), torch.zeros(D)
+    program = iam.jit(lambda x: x + float(large.max()) + 2.0 * tensor)
+    close(program(x), x)
+    large += 1.0
+    tensor.add_(2.0)
+    close(program(x), x + 5.0)
+    program(x)
+    assert program.stats()["recordings"] == 2
 
 
 def test_one_dimensional_arguments(sae, x):

@@ -4,6 +4,7 @@
 #include "../core/kernels.h"
 #include "iam/core/threads.h"
 
+#include <atomic>
 #include <cmath>
 
 namespace iam::rt {
@@ -38,9 +39,18 @@ Status steer(Mat<const float> h, Vec<const float> v, float s, SteerMode mode, Ma
                   std::string(op) + ": expected a v with a finite norm > 0 to " +
                       (mode == SteerMode::kAblate ? "ablate" : "clamp") + " along, got norm " +
                       printed(static_cast<float>(std::sqrt(square))));
+  if (const int64_t c = table->findNonFinite(v.data, v.size); c >= 0)
+    return Status(Code::kNonFinite, std::string(op) + ": expected finite v, got " +
+                                        printed(v.data[c]) + " at index " + std::to_string(c));
   constexpr int64_t kPart = 32;
-  return parallelFor(op, divideUp(h.rows, kPart), [&](int64_t part, int) {
+  std::atomic<int64_t> bad{h.rows}; // the first row that is not finite; it is left as it is
+  IAM_RETURN_IF_ERROR(parallelFor(op, divideUp(h.rows, kPart), [&](int64_t part, int) {
     for (int64_t r = part * kPart; r < std::min(h.rows, (part + 1) * kPart); ++r) {
+      if (table->findNonFinite(h.row(r), h.cols) >= 0) {
+        for (int64_t seen = bad.load(); r < seen && !bad.compare_exchange_weak(seen, r);) {
+        }
+        return;
+      }
       double along = s;
       if (mode == SteerMode::kAblate)
         along = -static_cast<double>(s) * dot(h.row(r), v.data, v.size) / square;
@@ -50,7 +60,15 @@ Status steer(Mat<const float> h, Vec<const float> v, float s, SteerMode mode, Ma
         out.vec(r).eigen() = h.vec(r).eigen();
       table->axpy(static_cast<float>(along), v.data, out.row(r), h.cols);
     }
-  });
+  }));
+  if (const int64_t r = bad.load(); r < h.rows) {
+    const int64_t c = table->findNonFinite(h.row(r), h.cols);
+    return Status(Code::kNonFinite, std::string(op) + ": expected finite h, got " +
+                                        printed(h(r, c)) + " at row " + std::to_string(r) +
+                                        ", column " + std::to_string(c) + "; h has shape " +
+                                        shapeOf(h));
+  }
+  return {};
 }
 
 } // namespace iam::rt

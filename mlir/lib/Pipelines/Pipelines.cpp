@@ -54,7 +54,6 @@ constexpr PipelineStep kToLoops[] = {
     {"bufferization-lower-deallocations", "dealloc -> memref.dealloc"},
     {"canonicalize", "conditions that are constant fold"},
     {"cse", "equal views and sizes are one"},
-    {"func.func(optimize-allocation-liveness)", "free after the last use: lower peak memory"},
     {"convert-bufferization-to-memref", "clones -> alloc and copy"},
     {"func.func(convert-linalg-to-loops)", "inner loops have a static trip count and stride 1: LLVM vectorises them"},
 };

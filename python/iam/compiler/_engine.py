@@ -250,14 +250,12 @@ def _slot(type: Any, what: str) -> Slot:
 
     mlir = ir()
     text = str(type)
-    if FeaturesType.isinstance(type):
-        features = FeaturesType(type)
-        return FeaturesSlot(features.rows, features.dictionary, features.k)
-    if mlir.RankedTensorType.isinstance(type):
-        tensor = mlir.RankedTensorType(type)
-        dtype = str(tensor.element_type)
-        if dtype in _DTYPES and tensor.encoding is None:
-            shape = tuple(None if tensor.is_dynamic_dim(i) else tensor.get_dim_size(i) for i in range(tensor.rank))
+    if isinstance(type, FeaturesType):
+        return FeaturesSlot(type.rows, type.dictionary, type.k)
+    if isinstance(type, mlir.RankedTensorType):
+        dtype = str(type.element_type)
+        if dtype in _DTYPES and type.encoding is None:
+            shape = tuple(None if type.is_dynamic_dim(i) else type.get_dim_size(i) for i in range(type.rank))
             return TensorSlot(dtype, shape)
     elif text in _DTYPES:
         return NumberSlot(text)
@@ -285,7 +283,7 @@ def flat(slots: Sequence[Slot]) -> list[tuple[str, int]]:
 # The engine.
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # no slots: it is held by weak references
 class Native:
     """Machine code. ``program`` is a ``iam._runtime.Program``; it is valid as long as ``engine`` is alive."""
 
@@ -399,6 +397,11 @@ def _components(slot: Slot, arg: Any, what: str) -> list[Any]:
     return [array]
 
 
+def _is_private(function: Any) -> bool:
+    attributes = function.attributes
+    return "sym_visibility" in attributes and attributes["sym_visibility"].value == "private"
+
+
 def compile_module(
     program: Any, *, entry: str | None = None, filename: str = "-", opt_level: Literal[0, 1, 2, 3] = 2
 ) -> CompiledModule:
@@ -436,7 +439,7 @@ def compile_module(
             if op.operation.name == "func.func" and not op.is_external
         }
         if entry is None:
-            public = [name for name, op in functions.items() if op.visibility.value != "private"] if functions else []
+            public = [name for name, op in functions.items() if not _is_private(op)]
             if len(public) != 1:
                 raise CompileError(
                     f"compile_module: expected one public function with a body, got {len(public)}"

@@ -2,7 +2,9 @@
 
 A function may refer to coders, vectors and numbers of its closure and module. They are read while the function is
 recorded; a guard notices at a later call that such a name has been bound to something else (or that a list of numbers
-has changed), and the function is recorded again. Arrays are guarded by identity: their contents are read at every call.
+has changed), and the function is recorded again. The contents of an array that enters the program are read at every call;
+a number or array that Python computes from one (``1 + v``) is computed while recording, so a change in place also leads to
+a new recording. Above 4,096 elements only a sample of a NumPy array is compared.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ from typing import Any
 import numpy as np
 
 from iam.compiler._trace import is_coder
+from iam.core.lazy import is_torch
 
 __all__ = ["Guards"]
 
 _MISSING = object()
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _LIBRARIES = ("iam", "numpy", "torch")
-_SNAPSHOT = 1024  # longest list or index array that is compared at every call
+_SNAPSHOT = 1024  # longest list that is compared at every call
+_SAMPLE = 4096  # elements of an array that are compared at every call: about a microsecond
 
 
 def _same(value: Any, expected: Any) -> bool:
@@ -38,9 +42,18 @@ def _snapshot(value: Any) -> Any:
     elif isinstance(value, dict) and len(value) <= _SNAPSHOT:
         if all(isinstance(item, _SCALARS) for pair in value.items() for item in pair):
             return tuple(value.items())
-    elif isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size <= _SNAPSHOT:
-        return value.tobytes()
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return _sample(value)
+    elif is_torch(value):
+        # In-place operations raise the version; tensors of inference mode have none.
+        return _sample(value.detach().cpu().numpy()) if value.is_inference() else value._version
     return None
+
+
+def _sample(array: np.ndarray) -> bytes:
+    if array.size > _SAMPLE:
+        array = array.flat[:: array.size // _SAMPLE]
+    return array.tobytes()
 
 
 class Guards:
