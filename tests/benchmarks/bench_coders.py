@@ -122,7 +122,9 @@ def torch_functions(sae: Any, case: Case, x: Any) -> Functions:
     def decode(codes: Any) -> Any:
         if case.architecture == "topk":
             values, indices = codes
-            return torch.nn.functional.embedding_bag(indices, sae.W_dec, per_sample_weights=values, mode="sum") + sae.b_dec
+            return (
+                torch.nn.functional.embedding_bag(indices, sae.W_dec, per_sample_weights=values, mode="sum") + sae.b_dec
+            )
         return torch.addmm(sae.b_dec, codes, sae.W_dec)
 
     codes = encode()
@@ -195,9 +197,13 @@ def check(case: Case, expected: Functions, actual: Functions) -> dict[str, float
         "reconstruction_error": reconstruction,
     }
     if gap.numel() and float(gap.max()) > 1e-5:
-        raise AssertionError(f"{case.name}: a feature differs that is no tie: {float(gap.max()):.2e} from the deciding value")
+        raise AssertionError(
+            f"{case.name}: a feature differs that is no tie: {float(gap.max()):.2e} from the deciding value"
+        )
     if result["value_error"] > 1e-5:
-        raise AssertionError(f"{case.name}: values differ by {result['value_error']:.2e} (relative), expected at most 1e-5")
+        raise AssertionError(
+            f"{case.name}: values differ by {result['value_error']:.2e} (relative), expected at most 1e-5"
+        )
     if reconstruction > 1e-5 and not ties_touch:
         raise AssertionError(f"{case.name}: reconstructions differ by {reconstruction:.2e}, expected at most 1e-5")
     return result
@@ -286,7 +292,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row: list[str]) -> str:
-        return "  " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  " + "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
 
     return "\n".join([line(header), "  " + "  ".join("-" * w for w in widths), *map(line, rows)])
 
@@ -326,7 +334,8 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         found = contenders(case, sae, x)
         checks = {name: check(case, found["SAELens"], found[name]) for name in found if name != "SAELens"}
         times = {
-            stage: measure({n: f[stage] for n, f in found.items() if stage in f}, args.rounds, args.seconds) for stage in STAGES
+            stage: measure({n: f[stage] for n, f in found.items() if stage in f}, args.rounds, args.seconds)
+            for stage in STAGES
         }
     ours = {stage: min(t for n, t in times[stage].items() if n.startswith("IAM")) for stage in STAGES}
     rows = []
@@ -350,7 +359,9 @@ def main() -> None:
     parser.add_argument("--only", choices=[c.name for c in CASES], help="one case")
     parser.add_argument("--rounds", type=int, default=5, help="turns per contender (default 5)")
     parser.add_argument("--seconds", type=float, default=0.3, help="least time per turn (default 0.3)")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads for everybody (default 2)")
+    parser.add_argument(
+        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads for everybody (default 2)"
+    )
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write everything here")
     parser.add_argument("--memory-child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -368,7 +379,9 @@ def main() -> None:
     report: dict[str, Any] = {"environment": environment(args.threads), "cases": {}}
     e = report["environment"]
     print("Sparse coders. " + ", ".join(f"{p} {v}" for p, v in e["versions"].items()))
-    print(f"{e['cpu']}, kernels {e['cpu_level']}, {args.threads} threads. Times are medians; `/ IAM` is time over IAM's best.")
+    print(
+        f"{e['cpu']}, kernels {e['cpu_level']}, {args.threads} threads. Times are medians; `/ IAM` is time over IAM's best."
+    )
     for case in cases:
         report["cases"][case.name] = run_case(case, args)
 
@@ -388,10 +401,15 @@ def main() -> None:
             )
     if report.get("memory_mb"):
         mb = max(v for n, v in report["memory_mb"].items() if n.startswith("IAM"))
-        report["targets"].append({"what": "peak extra MB", "target": MEMORY_TARGET_MB, "got": mb, "met": mb < MEMORY_TARGET_MB})
+        report["targets"].append(
+            {"what": "peak extra MB", "target": MEMORY_TARGET_MB, "got": mb, "met": mb < MEMORY_TARGET_MB}
+        )
     if report["targets"]:
         print("\ntargets")
-        rows = [[t["what"], f"{t['target']:g}", f"{t['got']:.2f}", "met" if t["met"] else "MISSED"] for t in report["targets"]]
+        rows = [
+            [t["what"], f"{t['target']:g}", f"{t['got']:.2f}", "met" if t["met"] else "MISSED"]
+            for t in report["targets"]
+        ]
         print(table(["", "target", "measured", ""], rows))
 
     if args.json:

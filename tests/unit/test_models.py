@@ -444,7 +444,9 @@ def test_hub_ids_offline(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ArgumentError, match=r"could not be fetched from the Hugging Face hub.*HF_HUB_OFFLINE") as caught:
+    with pytest.raises(
+        ArgumentError, match=r"could not be fetched from the Hugging Face hub.*HF_HUB_OFFLINE"
+    ) as caught:
         iam.LanguageModel("nobody/no-such-model")
     assert caught.value.code == "file-missing"
 

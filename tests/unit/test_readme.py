@@ -53,7 +53,11 @@ def test_make_targets_exist(repo_root):
 
 def test_status_lists_every_op(repo_root):
     families = (repo_root / "mlir/include/iam/Dialect/IAM/IR").glob("*Ops.td")
-    ops = {f"iam.{name}" for path in families for name in re.findall(r'^def \w+ : \w+<"([a-z_.]+)"', path.read_text(), re.M)}
+    ops = {
+        f"iam.{name}"
+        for path in families
+        for name in re.findall(r'^def \w+ : \w+<"([a-z_.]+)"', path.read_text(), re.M)
+    }
     rows = re.findall(r"^\| `(iam\.[a-z_.]+)` \|", (repo_root / "docs/status.md").read_text(), flags=re.MULTILINE)
     assert ops, "no op found in the .td files: the pattern of this test is wrong"
     assert set(rows) == ops

@@ -367,6 +367,8 @@ class CompiledModule:
 def _components(slot: Slot, arg: Any, what: str) -> list[Any]:
     if isinstance(slot, NumberSlot):
         try:
+            if isinstance(arg, (str, bytes)):  # float("2") is 2.0
+                raise TypeError
             return [float(arg) if slot.dtype.startswith("f") else int(arg)]
         except (TypeError, ValueError):
             raise DtypeError(f"{what}: expected a number, got {type(arg).__name__}") from None
