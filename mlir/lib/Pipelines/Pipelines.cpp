@@ -43,7 +43,7 @@ constexpr PipelineStep kToLoops[] = {
     {"iam-to-runtime", "matrix-sized and irregular work is a call; features become their components"},
     {"iam-prepare-entry-points", "calling convention of public functions"},
     {"one-shot-bufferize{bufferize-function-boundaries=true function-boundary-type-conversion=identity-layout-map "
-     "buffer-alignment=0}",
+     "buffer-alignment=0 allow-return-allocs-from-loops=true}",
      "tensors -> memory; callers pass and get C-contiguous arrays, the runtime's pool aligns to 64 bytes"},
     {"canonicalize", "casts and views of casts fold"},
     {"cse", "safe again: reads and writes of memory are explicit now"},
@@ -51,6 +51,7 @@ constexpr PipelineStep kToLoops[] = {
     {"canonicalize", "constant ownership folds"},
     {"iam-simplify-deallocations", "no run-time alias checks for the runtime's results"},
     {"buffer-deallocation-simplification", "the same for other allocations"},
+    {"iam-prepare-for-llvm", "several buffers at once are freed one by one: no i1 in memory, which MLIR cannot store"},
     {"bufferization-lower-deallocations", "dealloc -> memref.dealloc"},
     {"canonicalize", "conditions that are constant fold"},
     {"cse", "equal views and sizes are one"},

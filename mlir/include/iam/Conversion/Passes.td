@@ -56,8 +56,9 @@ def IAMToRuntimePass : Pass<"iam-to-runtime", "mlir::ModuleOp"> {
     unknown name does not build, and the types of a call come from it.
 
     A features value becomes its component tensors: `values`, `indices`, for compressed rows
-    also `offsets`. Arguments, results, calls and `scf` regions are converted alike, so
-    a public function with a features result returns the components.
+    also `offsets`. Arguments, results, calls, `scf` regions, branches and
+    `arith.select` are converted alike, so a public function with a features result
+    returns the components.
 
     Tensors that are read become `bufferization.to_buffer read_only`; destinations
     are `memref.alloc` and come back by `to_tensor restrict writable`; functions
@@ -106,6 +107,25 @@ def IAMSimplifyDeallocationsPass : Pass<"iam-simplify-deallocations"> {
     twice; functions of `entry_points.def` never do, only they are trusted.
   }];
   let dependentDialects = ["mlir::bufferization::BufferizationDialect", "mlir::memref::MemRefDialect"];
+}
+
+def IAMPrepareForLLVMPass : Pass<"iam-prepare-for-llvm"> {
+  let summary = "Rewrite or refuse what the conversion to LLVM cannot take";
+  let description = [{
+    The general lowering of a `bufferization.dealloc` of several buffers keeps
+    their conditions in a `memref<?xi1>`, and the memref conversion of MLIR 22.1 may
+    stop the process at a store of less than a byte. So:
+
+    * such a dealloc becomes one for each buffer, with conditions from comparisons
+      of pointers in registers: `n * (n + r)` of them for `n` buffers and `r`
+      retained ones. Each buffer is freed once, by its first owner, unless it is
+      retained;
+    * an allocation of elements of less than a byte is an error at its location.
+
+    Idempotent. Runs after everything that simplifies deallocations.
+  }];
+  let dependentDialects = ["mlir::arith::ArithDialect", "mlir::bufferization::BufferizationDialect",
+                           "mlir::memref::MemRefDialect"];
 }
 
 #endif // IAM_CONVERSION_PASSES

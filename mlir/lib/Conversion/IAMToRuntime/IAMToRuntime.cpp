@@ -15,6 +15,7 @@
 #include "iam/Dialect/IAM/IR/IAMOps.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
+#include "mlir/Dialect/ControlFlow/Transforms/StructuralTypeConversions.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Func/Transforms/FuncConversions.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
@@ -96,15 +97,16 @@ public:
     return scalar(arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(value)));
   }
 
-  /// New memory that the runtime fills. `rows` gives the size of the first dimension where `type` does not.
-  RuntimeCall &write(TypeRange types, function_ref<Value()> rows) {
+  /// New memory that the runtime fills. `rows` and `width` give the sizes that the types leave open.
+  RuntimeCall &write(TypeRange types, function_ref<Value()> rows, function_ref<Value()> width = {}) {
     for (Type type : types) {
       assert(next().isDestination);
       auto tensor = cast<RankedTensorType>(type);
       SmallVector<Value> sizes;
       if (tensor.isDynamicDim(0))
         sizes.push_back(rows());
-      assert(static_cast<size_t>(tensor.getNumDynamicDims()) == sizes.size() && "only rows are dynamic");
+      if (tensor.isDynamicDim(1))
+        sizes.push_back(width());
       Value buffer = memref::AllocOp::create(builder, loc,
                                              MemRefType::get(tensor.getShape(), tensor.getElementType()), sizes);
       destinations.emplace_back(buffer, tensor);
@@ -217,6 +219,8 @@ struct Lowering {
     Value one = arith::ConstantIndexOp::create(builder, loc, 1);
     return arith::SubIOp::create(builder, loc, offsets, one);
   }
+
+  Value width(ValueRange matrix) const { return tensor::DimOp::create(builder, op->getLoc(), matrix.front(), 1); }
 };
 
 using Results = FailureOr<SmallVector<Value>>;
@@ -226,7 +230,7 @@ using Components = typename Op::template GenericAdaptor<ArrayRef<ValueRange>>;
 Results lower(CLTEncodeOp op, Components<CLTEncodeOp> in, Lowering to) {
   return to.call(EntryPoint::encode_dense)
       .read(in.getX()).read(in.getWEnc()).read(in.getBEnc()).read(in.getBDec())
-      .write(op.getType(), [&] { return to.rows(in.getX()); })
+      .write(op.getType(), [&] { return to.rows(in.getX()); }, [&] { return to.width(in.getWEnc()); })
       .emit();
 }
 
@@ -268,22 +272,25 @@ Results lower(CLTDecodeOp op, Components<CLTDecodeOp> in, Lowering to) {
   bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
   return to.call(isKForm ? EntryPoint::decode_k : EntryPoint::decode_csr)
       .read(in.getF()).read(in.getWDec()).read(in.getBDec())
-      .write(op.getType(), [&] { return to.rows(in.getF()); })
+      .write(op.getType(), [&] { return to.rows(in.getF()); }, [&] { return to.width(in.getWDec()); })
       .emit();
 }
 
 Results lower(CLTDensifyOp op, Components<CLTDensifyOp> in, Lowering to) {
   bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
+  auto dictionary = [&]() -> Value {
+    return arith::ConstantIndexOp::create(to.builder, op.getLoc(), cast<FeaturesType>(op.getF().getType()).getDict());
+  };
   return to.call(isKForm ? EntryPoint::densify_k : EntryPoint::densify_csr)
       .read(in.getF())
-      .write(op.getType(), [&] { return to.rows(in.getF()); })
+      .write(op.getType(), [&] { return to.rows(in.getF()); }, dictionary)
       .emit();
 }
 
 Results lower(CLTResidualOp op, Components<CLTResidualOp> in, Lowering to) {
   return to.call(EntryPoint::residual)
       .read(in.getY()).read(in.getX()).read(in.getWSkip())
-      .write(op.getType(), [&] { return to.rows(in.getY()); })
+      .write(op.getType(), [&] { return to.rows(in.getY()); }, [&] { return to.width(in.getY()); })
       .emit();
 }
 
@@ -318,7 +325,7 @@ Results lower(CLTSubOp op, Components<CLTSubOp> in, Lowering to) {
 Results lower(PolicySteerOp op, Components<PolicySteerOp> in, Lowering to) {
   return to.call(EntryPoint::steer)
       .read(in.getH()).read(in.getV()).scalar(op.getStrength()).scalar(static_cast<int64_t>(op.getMode()))
-      .write(op.getType(), [&] { return to.rows(in.getH()); })
+      .write(op.getType(), [&] { return to.rows(in.getH()); }, [&] { return to.width(in.getH()); })
       .emit();
 }
 
@@ -381,6 +388,20 @@ struct ConvertCall : OpConversionPattern<func::CallOp> {
   }
 };
 
+/// A choice between features is a choice between each of their components. Canonicalisation makes them of scf.if.
+struct ConvertSelect : OpConversionPattern<arith::SelectOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(arith::SelectOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    SmallVector<Value> components;
+    for (auto [yes, no] : llvm::zip_equal(adaptor.getTrueValue(), adaptor.getFalseValue()))
+      components.push_back(
+          arith::SelectOp::create(rewriter, op.getLoc(), adaptor.getCondition().front(), yes, no));
+    rewriter.replaceOpWithMultiple(op, SmallVector<SmallVector<Value>>{components});
+    return success();
+  }
+};
+
 //===----------------------------------------------------------------------===//
 // The pass
 //===----------------------------------------------------------------------===//
@@ -418,16 +439,17 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
     patterns.add<ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>, ToRuntime<CLTBatchTopKOp>,
                  ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>, ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>,
                  ToRuntime<CLTDensifyOp>, ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,
-                 ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ConvertReturn, ConvertCall>(converter, context);
+                 ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ConvertReturn, ConvertCall,
+                 ConvertSelect>(converter, context);
     populateFunctionOpInterfaceTypeConversionPattern<func::FuncOp>(patterns, converter);
-    populateBranchOpInterfaceTypeConversionPattern(patterns, converter);
 
     ConversionTarget target(*context);
     target.addIllegalDialect<IAMDialect>();
     scf::populateSCFStructuralTypeConversionsAndLegality(converter, patterns, target);
-    target.addDynamicallyLegalOp<func::FuncOp>([&](func::FuncOp op) {
-      return converter.isSignatureLegal(op.getFunctionType()) && converter.isLegal(&op.getBody());
-    });
+    cf::populateCFStructuralTypeConversionsAndLegality(converter, patterns, target);
+    // Blocks other than the entry are converted by the branches to them.
+    target.addDynamicallyLegalOp<func::FuncOp>(
+        [&](func::FuncOp op) { return converter.isSignatureLegal(op.getFunctionType()); });
     target.markUnknownOpDynamicallyLegal([&](Operation *op) { return converter.isLegal(op); });
     if (failed(applyPartialConversion(getOperation(), target, std::move(patterns))))
       signalPassFailure();
