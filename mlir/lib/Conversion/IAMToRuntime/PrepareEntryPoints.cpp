@@ -6,6 +6,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "iam/Conversion/Passes.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
@@ -29,12 +30,12 @@ Value wholeOf(Value value) {
   return value;
 }
 
-/// True if two such values may be one memory although they are two SSA values: results of control flow and calls.
+/// True if two such values may be one memory although they are two SSA values: results of choices, control flow, calls.
 bool mayBeShared(Value whole) {
   Operation *op = whole.getDefiningOp();
   if (!op)
     return !cast<BlockArgument>(whole).getOwner()->isEntryBlock();
-  return op->getNumRegions() != 0 ? !isa<DestinationStyleOpInterface>(op) : isa<CallOpInterface>(op);
+  return op->getNumRegions() != 0 ? !isa<DestinationStyleOpInterface>(op) : isa<CallOpInterface, arith::SelectOp>(op);
 }
 
 void copyResult(func::ReturnOp op, OpOperand &result) {

@@ -1,0 +1,66 @@
+// iam-to-linalg: elementwise ops become arith and linalg; the rest waits for the runtime. Twice gives what once gives.
+// RUN: iam-opt %s --iam-to-linalg | FileCheck %s
+// RUN: iam-opt %s --iam-to-linalg --iam-to-linalg | FileCheck %s
+
+// CHECK-DAG: #[[ALL:.*]] = affine_map<(d0, d1) -> (d0, d1)>
+// CHECK-DAG: #[[COLUMN:.*]] = affine_map<(d0, d1) -> (d1)>
+// CHECK-DAG: #[[SCALAR:.*]] = affine_map<(d0, d1) -> ()>
+
+// CHECK-LABEL: func.func @residual(
+// CHECK-SAME: %[[Y:.*]]: tensor<?x4xf32>, %[[X:.*]]: tensor<?x4xf32>)
+func.func @residual(%y: tensor<?x4xf32>, %x: tensor<?x4xf32>) -> tensor<?x4xf32> {
+  // CHECK-NEXT: %[[Z:.*]] = arith.addf %[[Y]], %[[X]] : tensor<?x4xf32>
+  // CHECK-NEXT: return %[[Z]]
+  %z = iam.clt.residual %y, %x : (tensor<?x4xf32>, tensor<?x4xf32>) -> tensor<?x4xf32>
+  return %z : tensor<?x4xf32>
+}
+
+// CHECK-LABEL: func.func @residual_with_skip_stays(
+// CHECK-NEXT: iam.clt.residual
+func.func @residual_with_skip_stays(%y: tensor<?x4xf32>, %x: tensor<?x4xf32>, %S: tensor<4x4xf32>) -> tensor<?x4xf32> {
+  %z = iam.clt.residual %y, %x, skip %S : (tensor<?x4xf32>, tensor<?x4xf32>, tensor<4x4xf32>) -> tensor<?x4xf32>
+  return %z : tensor<?x4xf32>
+}
+
+// An addition needs one type: the runtime checks rows that are not known yet.
+// CHECK-LABEL: func.func @residual_with_other_static_rows_stays(
+// CHECK-NEXT: iam.clt.residual
+func.func @residual_with_other_static_rows_stays(%y: tensor<?x4xf32>, %x: tensor<3x4xf32>) -> tensor<3x4xf32> {
+  %z = iam.clt.residual %y, %x : (tensor<?x4xf32>, tensor<3x4xf32>) -> tensor<3x4xf32>
+  return %z : tensor<3x4xf32>
+}
+
+// h + s * v, v read by column
+// CHECK-LABEL: func.func @steer_add(
+// CHECK-SAME: %[[H:.*]]: tensor<?x4xf32>, %[[V:.*]]: tensor<4xf32>, %[[S:.*]]: f32)
+func.func @steer_add(%h: tensor<?x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<?x4xf32> {
+  // CHECK: %[[ROWS:.*]] = tensor.dim %[[H]], %c0
+  // CHECK: %[[EMPTY:.*]] = tensor.empty(%[[ROWS]]) : tensor<?x4xf32>
+  // CHECK: %[[R:.*]] = linalg.generic {indexing_maps = [#[[ALL]], #[[COLUMN]], #[[SCALAR]], #[[ALL]]], iterator_types = ["parallel", "parallel"]}
+  // CHECK-SAME: ins(%[[H]], %[[V]], %[[S]] : tensor<?x4xf32>, tensor<4xf32>, f32) outs(%[[EMPTY]] : tensor<?x4xf32>)
+  // CHECK-NEXT: ^bb0(%[[HE:.*]]: f32, %[[VE:.*]]: f32, %[[SE:.*]]: f32, %{{.*}}: f32):
+  // CHECK-NEXT: %[[DOSE:.*]] = arith.mulf %[[SE]], %[[VE]] : f32
+  // CHECK-NEXT: %[[SUM:.*]] = arith.addf %[[HE]], %[[DOSE]] : f32
+  // CHECK-NEXT: linalg.yield %[[SUM]]
+  // CHECK: return %[[R]]
+  %r = iam.policy.steer add %h, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  return %r : tensor<?x4xf32>
+}
+
+// CHECK-LABEL: func.func @steer_with_a_dot_product_stays(
+// CHECK-NEXT: iam.policy.steer ablate
+// CHECK-NEXT: iam.policy.steer clamp
+func.func @steer_with_a_dot_product_stays(%h: tensor<?x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<?x4xf32> {
+  %0 = iam.policy.steer ablate %h, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %1 = iam.policy.steer clamp %0, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  return %1 : tensor<?x4xf32>
+}
+
+// CHECK-LABEL: func.func @splat(
+// CHECK-SAME: %[[S:.*]]: f32, %[[N:.*]]: index)
+// CHECK-NEXT: %[[EMPTY:.*]] = tensor.empty(%[[N]]) : tensor<?x4xf32>
+// CHECK-NEXT: linalg.fill ins(%[[S]] : f32) outs(%[[EMPTY]] : tensor<?x4xf32>)
+func.func @splat(%s: f32, %n: index) -> tensor<?x4xf32> {
+  %r = tensor.splat %s[%n] : tensor<?x4xf32>
+  return %r : tensor<?x4xf32>
+}
