@@ -67,7 +67,7 @@ Status prepare(const char *op, const Table &table, const Encoder &e, int64_t beg
   }
   if (screen) {
     IAM_RETURN_IF_ERROR(out.packed.resize(count * table.packedStride(depth), op));
-    IAM_RETURN_IF_ERROR(out.slack.resize(count * 3, op));
+    IAM_RETURN_IF_ERROR(out.slack.resize(count * table.slacks, op));
     out.rows.packed = out.packed.data();
     out.rows.slack = out.slack.data();
   }
@@ -123,7 +123,7 @@ Rows partOf(const Rows &rows, const Table &table, int64_t begin, int64_t end) {
   if (part.packed) {
     part.packed =
         static_cast<const std::byte *>(rows.packed) + begin * table.packedStride(rows.depth);
-    part.slack += 3 * begin;
+    part.slack += table.slacks * begin;
   }
   return part;
 }
@@ -140,21 +140,29 @@ public:
 
   Status allocate() {
     IAM_RETURN_IF_ERROR(searches.resize(maxRows * workers, op));
+    IAM_RETURN_IF_ERROR(recomputed.resize(workers, op));
     IAM_RETURN_IF_ERROR(candidates.resize(maxRows * workers * capacity, op));
     return merged.resize(capacity * workers * workers, op);
   }
 
   TopKState state(int worker) const {
     return {k, capacity, searches.data() + worker * maxRows,
-            candidates.data() + worker * maxRows * capacity};
+            candidates.data() + worker * maxRows * capacity, recomputed.data() + worker};
   }
 
   void start(int64_t rows) {
     for (int w = 0; w < workers; ++w) {
       const TopKState s = state(w);
+      *s.recomputed = 0;
       for (int64_t r = 0; r < rows; ++r)
         table.start(s, r);
     }
+  }
+
+  // Bounds decided too little for screening to pay.
+  bool hopeless() const {
+    return std::any_of(recomputed.data(), recomputed.data() + workers,
+                       [](int64_t n) { return n > kernels::kPatience; });
   }
 
   // Row r, all workers: those that may be among the k largest, in worker 0's place. Recomputes on
@@ -170,6 +178,8 @@ public:
     }
     count = table.prune(all, count, k);
     if (count > capacity) {
+      if ((recomputed[worker] += count) > kernels::kPatience)
+        return;
       for (int64_t i = 0; i < count; ++i)
         if (all[i].lower != all[i].upper)
           recompute(all[i], r, *rows, *weights);
@@ -260,6 +270,7 @@ private:
   int workers;
   int64_t capacity;
   Buffer<Search> searches;
+  Buffer<int64_t> recomputed;
   Buffer<Candidate> candidates;
   Buffer<Candidate> merged;
 };
@@ -310,16 +321,9 @@ Status encodeTopK(const Encoder &e, FixedCodesOut codes) {
   std::atomic<int64_t> nanRow{rows};
   for (int64_t begin = 0; begin < rows; begin += block) {
     const int64_t count = std::min(block, rows - begin);
-    const bool screen = table->screens && count > kStreamRows;
+    bool screen = count >= table->screenFrom && table->packedStride(e.x.cols) > 0;
     Prepared prepared;
     IAM_RETURN_IF_ERROR(prepare(op, *table, e, begin, begin + count, screen, prepared));
-    search.start(count);
-    IAM_RETURN_IF_ERROR(
-        parallelFor(op, divideUp(weights.features, chunk), [&](int64_t task, int worker) {
-          table->topk(prepared.rows, weights, task * chunk,
-                      std::min(weights.features, (task + 1) * chunk), search.state(worker),
-                      scratch.of(worker));
-        }));
     constexpr int64_t kPart = 16;
     const auto forRows = [&](auto &&body) {
       return parallelFor(op, divideUp(count, kPart), [&](int64_t part, int worker) {
@@ -327,8 +331,25 @@ Status encodeTopK(const Encoder &e, FixedCodesOut codes) {
           body(r, worker);
       });
     };
-    IAM_RETURN_IF_ERROR(
-        forRows([&](int64_t r, int worker) { search.merge(r, worker, &prepared.rows, &weights); }));
+    const auto searchAll = [&]() -> Status {
+      search.start(count);
+      IAM_RETURN_IF_ERROR(
+          parallelFor(op, divideUp(weights.features, chunk), [&](int64_t task, int worker) {
+            table->topk(prepared.rows, weights, task * chunk,
+                        std::min(weights.features, (task + 1) * chunk), search.state(worker),
+                        scratch.of(worker));
+          }));
+      if (search.hopeless())
+        return {};
+      return forRows(
+          [&](int64_t r, int worker) { search.merge(r, worker, &prepared.rows, &weights); });
+    };
+    IAM_RETURN_IF_ERROR(searchAll());
+    if (screen && search.hopeless()) {
+      screen = false;
+      prepared.rows.packed = nullptr;
+      IAM_RETURN_IF_ERROR(searchAll());
+    }
     if (screen)
       IAM_RETURN_IF_ERROR(search.settleAll(prepared.rows, weights));
     IAM_RETURN_IF_ERROR(forRows([&](int64_t r, int) {

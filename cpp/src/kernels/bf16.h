@@ -18,6 +18,7 @@
 namespace {
 
 constexpr float kTiny = 1e-30f;
+constexpr int64_t kScreenFromRows = 9, kSlacks = 3;
 constexpr int64_t kScreenPackBytes = 320 * 1024;
 
 int64_t pairsOf(int64_t depth) { return (depth + 1) / 2; }

@@ -62,6 +62,7 @@ void makeRoom(const TopKState &state, int64_t row, const Rows *rows, const Weigh
     for (Candidate *c = held; c != held + count; ++c) {
       if (c->lower == c->upper)
         continue;
+      ++*state.recomputed;
       const float value = preActivation(*rows, *weights, row, c->index);
       if (value != value)
         search.nan = c->index;
@@ -325,6 +326,10 @@ void product(const Rows &rows, const Weights &weights, int64_t begin, int64_t en
 
 #if defined(__AVX512BF16__)
 #include "bf16.h"
+#define IAM_SCREENS 1
+#elif defined(__SSE4_1__) && !defined(__AVX512F__)
+#include "int16.h"
+#define IAM_SCREENS 1
 #endif
 
 namespace {
@@ -333,7 +338,7 @@ int64_t scratchBytes(int64_t depth) {
   const int64_t packed = tilesPerPack(depth) * kTile * std::max<int64_t>(depth, 1);
   const int64_t bytes =
       static_cast<int64_t>(sizeof(float)) * std::max(packed, kStreamRows * kStreamFeatures);
-#if defined(__AVX512BF16__)
+#if defined(IAM_SCREENS)
   return std::max(bytes, screenScratchBytes(depth));
 #else
   return bytes;
@@ -347,19 +352,19 @@ void dense(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
           DenseSink{weights.bias, addend, addendStride, out, outStride});
 }
 
-#if defined(__AVX512BF16__)
-constexpr bool kScreens = true;
+#if defined(IAM_SCREENS)
+constexpr int64_t kScreenFrom = kScreenFromRows, kScreenSlacks = kSlacks;
 constexpr auto packedStride = screenPackedStride;
 constexpr auto prepare = screenPrepare;
 #else
-constexpr bool kScreens = false;
+constexpr int64_t kScreenFrom = std::numeric_limits<int64_t>::max(), kScreenSlacks = 0;
 int64_t packedStride(int64_t) { return 0; }
 void prepare(const Rows &, int64_t, int64_t, void *, float *) {}
 #endif
 
 void topk(const Rows &rows, const Weights &weights, int64_t begin, int64_t end,
           const TopKState &state, void *scratch) {
-#if defined(__AVX512BF16__)
+#if defined(IAM_SCREENS)
   if (rows.packed)
     return screenTopK(rows, weights, begin, end, state, scratch);
 #endif
@@ -376,26 +381,66 @@ Pair threshold(const Rows &rows, const Weights &weights, const float *theta, int
   return nan;
 }
 
-void exact(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count, float *out) {
+// Continues the sums of `count` entries over depth begin..end-1. Entry i reads its weights at
+// w[i], every `stride`.
+void continueSums(const float *const *x, const float *const *w, int64_t stride, int64_t depth,
+                  int64_t count, float *sums) {
   constexpr int kChains = 8; // independent sums hide the latency of the additions
   int64_t p = 0;
   for (; p + kChains <= count; p += kChains) {
-    const float *x[kChains], *w[kChains];
-    float sums[kChains];
-    for (int c = 0; c < kChains; ++c) {
-      x[c] = rows.x + pairs[p + c].row * rows.stride;
-      w[c] = weights.w + pairs[p + c].feature;
-      sums[c] = 0;
-    }
-    for (int64_t i = 0; i < rows.depth; ++i)
+    const float *xs[kChains], *ws[kChains];
+    float held[kChains];
+#pragma GCC unroll 8
+    for (int c = 0; c < kChains; ++c)
+      xs[c] = x[p + c], ws[c] = w[p + c], held[c] = sums[p + c];
+    for (int64_t i = 0; i < depth; ++i)
 #pragma GCC unroll 8
       for (int c = 0; c < kChains; ++c)
-        sums[c] = maddScalar(x[c][i], w[c][i * weights.stride], sums[c]);
+        held[c] = maddScalar(xs[c][i], ws[c][i * stride], held[c]);
+#pragma GCC unroll 8
     for (int c = 0; c < kChains; ++c)
-      out[p + c] = weights.bias ? sums[c] + weights.bias[pairs[p + c].feature] : sums[c];
+      sums[p + c] = held[c];
   }
   for (; p < count; ++p)
-    out[p] = preActivation(rows, weights, pairs[p].row, pairs[p].feature);
+    for (int64_t i = 0; i < depth; ++i)
+      sums[p] = maddScalar(x[p][i], w[p][i * stride], sums[p]);
+}
+
+void exact(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count, float *out) {
+  // Pairs whose features share a cache line of W come one after another. Such a strip is copied
+  // first: rows of W are a power of two apart more often than not, and would evict each other.
+  constexpr int64_t kGroup = 16, kDepth = 128, kAhead = 24, kMost = 64;
+  alignas(64) float strip[kDepth * kGroup];
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    const int64_t group = pairs[begin].feature / kGroup * kGroup;
+    for (end = begin + 1; end < count && end < begin + kMost; ++end)
+      if (pairs[end].feature / kGroup * kGroup != group)
+        break;
+    const float *x[kMost], *w[kMost];
+    const int64_t n = end - begin, width = std::min(kGroup, weights.features - group);
+    for (int64_t p = 0; p < n; ++p) {
+      w[p] = strip + (pairs[begin + p].feature - group);
+      out[begin + p] = 0;
+    }
+    for (int64_t from = 0; from < rows.depth; from += kDepth) {
+      const int64_t depth = std::min(kDepth, rows.depth - from);
+      const float *source = weights.w + from * weights.stride + group;
+      for (int64_t i = 0; i < depth; ++i, source += weights.stride) {
+        if (from + i + kAhead < rows.depth)
+          __builtin_prefetch(source + kAhead * weights.stride);
+        if (width == kGroup)
+          std::memcpy(strip + i * kGroup, source, kGroup * sizeof(float));
+        else
+          std::copy_n(source, width, strip + i * kGroup);
+      }
+      for (int64_t p = 0; p < n; ++p)
+        x[p] = rows.x + pairs[begin + p].row * rows.stride + from;
+      continueSums(x, w, kGroup, depth, n, out + begin);
+    }
+    if (weights.bias)
+      for (int64_t p = begin; p < end; ++p)
+        out[p] += weights.bias[pairs[p].feature];
+  }
 }
 
 int64_t findNonFinite(const float *values, int64_t count) {
@@ -433,11 +478,11 @@ void axpy(float a, const float *x, float *y, int64_t count) {
 
 extern "C" __attribute__((visibility("default"))) const Table iam_kernels = {
     kVersion,     IAM_STRINGIFY(IAM_LEVEL),
-    kScreens,     scratchBytes,
-    packedStride, prepare,
-    dense,        topk,
-    threshold,    exact,
-    start,        scan,
-    prune,        findNonFinite,
-    axpy,
+    kScreenFrom,  kScreenSlacks,
+    scratchBytes, packedStride,
+    prepare,      dense,
+    topk,         threshold,
+    exact,        start,
+    scan,         prune,
+    findNonFinite, axpy,
 };

@@ -78,6 +78,12 @@ inline uint32_t notLessEqual(Vf a, Vf b) { return bits(vmvnq_u32(vcleq_f32(a, b)
 #error "no vector operations for this architecture: add a section to simd.h"
 #endif
 
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr int kRoundings = 1; // of a `madd`
+#else
+constexpr int kRoundings = 2;
+#endif
+
 inline float maddScalar(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);

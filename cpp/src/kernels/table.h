@@ -14,7 +14,7 @@ struct Rows {
   int64_t stride = 0, rows = 0, depth = 0;
   /// What `prepare` made for screening (only if the table screens; else null).
   const void *packed = nullptr; // packedStride(depth) bytes a row
-  const float *slack = nullptr; // [rows, 3]; see bf16.h
+  const float *slack = nullptr; // [rows, Table::slacks]; see bf16.h and int16.h
 };
 
 struct Weights {
@@ -43,7 +43,13 @@ struct TopKState {
   int64_t k = 0, capacity = 0;     // capacity >= minCapacity(k)
   Search *searches = nullptr;      // [rows]
   Candidate *candidates = nullptr; // [rows, capacity]
+  /// Entries that were recomputed one at a time, because their bounds did not decide and there was no
+  /// room. Past kPatience, screening does not pay: topk may then leave the searches incomplete, and
+  /// the caller starts them again without Rows::packed.
+  int64_t *recomputed = nullptr;
 };
+
+inline constexpr int64_t kPatience = 2048;
 
 inline int64_t minCapacity(int64_t k) { return 2 * k + 448; }
 
@@ -54,11 +60,12 @@ struct Pair {
 struct Table {
   uint32_t version = 0; // kVersion
   const char *level = nullptr;
-  bool screens = false; // topk bounds pre-activations with cheaper arithmetic first
+  /// From this many rows, topk bounds pre-activations with cheaper arithmetic first.
+  int64_t screenFrom = 0, slacks = 0;
 
   /// Scratch that a worker needs for the functions below, 64-byte aligned.
   int64_t (*scratchBytes)(int64_t depth) = nullptr;
-  /// Bytes of Rows::packed per row; 0 if the table does not screen.
+  /// Bytes of Rows::packed per row; 0 if the table does not screen (rows of this depth).
   int64_t (*packedStride)(int64_t depth) = nullptr;
   /// Fills packed and slack for rows begin..end-1.
   void (*prepare)(const Rows &rows, int64_t begin, int64_t end, void *packed,
@@ -95,6 +102,6 @@ struct Table {
   void (*axpy)(float a, const float *x, float *y, int64_t count) = nullptr;
 };
 
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 
 } // namespace iam::rt::kernels
