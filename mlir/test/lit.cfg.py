@@ -1,7 +1,7 @@
 # Configuration of the lit tests: `lit -v mlir/test` in an environment where iam is installed.
 #
-# IAM_OPT and FILECHECK name other binaries than those found. Tests that run compiled code load the runtime as
-# %iam_runtime; they are skipped where `mlir-runner` is not installed.
+# IAM_OPT, FILECHECK and MLIR_RUNNER name other binaries than those found. Tests that run compiled code (REQUIRES:
+# mlir-runner) are skipped where that program is not installed; it comes with the packages that build iam.
 import glob
 import os
 import shutil
@@ -65,11 +65,27 @@ if "--debug-only" in subprocess.run([iam_opt, "--help-hidden"], capture_output=T
 
 config.substitutions += [("iam-opt", iam_opt), ("FileCheck", filecheck)]
 config.substitutions.append(("%python", sys.executable))
-runner = next((c for c in [shutil.which("mlir-runner"), *(os.path.join(p, "mlir", "bin", "mlir-runner") for p in packages)] if c and os.path.exists(c)), None)
-if runner:
-    config.available_features.add("mlir-runner")
-    config.substitutions.append(("mlir-runner", runner))
-if root:
+runner = next(
+    (
+        c
+        for c in [
+            os.environ.get("MLIR_RUNNER"),
+            shutil.which("mlir-runner"),
+            *(os.path.join(p, "mlir", "bin", "mlir-runner") for p in packages),
+        ]
+        if c and os.path.exists(c)
+    ),
+    None,
+)
+if runner and root:
     suffix = "dylib" if sys.platform == "darwin" else "so"
-    config.substitutions.append(("%iam_runtime", str(root / "lib" / f"libiam_runtime.{suffix}")))
-    config.environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+    beside = Path(runner).resolve().parents[1] / "lib"
+    libraries = [root / "lib" / f"libiam_runtime.{suffix}"]
+    libraries += [beside / f"libmlir_{name}.{suffix}" for name in ("runner_utils", "c_runner_utils")]
+    if all(library.exists() for library in libraries):
+        config.available_features.add("mlir-runner")
+        # Runs @main, which returns nothing and may print memrefs.
+        command = [runner, "-e main", "--entry-point-result=void", *(f"--shared-libs={name}" for name in libraries)]
+        config.substitutions.append(("%run-main", " ".join(command)))
+    else:
+        lit_config.note(f"no mlir-runner: {', '.join(str(name) for name in libraries if not name.exists())} missing")

@@ -47,9 +47,19 @@
 #include "mlir/Dialect/Tensor/Transforms/SubsetInsertionOpInterfaceImpl.h"
 #include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
+#include "mlir/Transforms/InliningUtils.h"
 #include "mlir/Transforms/Passes.h"
 
 using namespace mlir;
+using namespace iam;
+
+namespace {
+/// iam ops mean the same wherever they stand.
+struct IAMInlinerInterface : DialectInlinerInterface {
+  using DialectInlinerInterface::DialectInlinerInterface;
+  bool isLegalToInline(Operation *, Region *, bool, IRMapping &) const override { return true; }
+};
+} // namespace
 
 void iam::registerDialects(DialectRegistry &registry) {
   registry.insert<IAMDialect, affine::AffineDialect, arith::ArithDialect, bufferization::BufferizationDialect,
@@ -69,6 +79,7 @@ void iam::registerDialects(DialectRegistry &registry) {
   tensor::registerSubsetOpInterfaceExternalModels(registry);
   // Inlining.
   func::registerInlinerExtension(registry);
+  registry.addExtension(+[](MLIRContext *, IAMDialect *dialect) { dialect->addInterfaces<IAMInlinerInterface>(); });
   LLVM::registerInlinerInterface(registry);
   // To LLVM IR.
   registerBuiltinDialectTranslation(registry);
