@@ -17,7 +17,8 @@ config.name = "iam"
 config.test_format = lit.formats.ShTest(execute_external=False)
 config.suffixes = [".mlir"]
 config.test_source_root = os.path.dirname(__file__)
-config.test_exec_root = os.path.join(os.environ.get("IAM_LIT_OUT", tempfile.gettempdir()), f"iam-lit-{os.getuid()}")
+out = os.path.abspath(os.environ.get("IAM_LIT_OUT", tempfile.gettempdir()))
+config.test_exec_root = os.path.join(out, f"iam-lit-{os.getuid()}")
 
 
 def first(what, candidates):
