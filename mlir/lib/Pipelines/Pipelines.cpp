@@ -51,7 +51,7 @@ constexpr PipelineStep kToLoops[] = {
     {"canonicalize", "constant ownership folds"},
     {"iam-simplify-deallocations", "no run-time alias checks for the runtime's results"},
     {"buffer-deallocation-simplification", "the same for other allocations"},
-    {"iam-prepare-for-llvm", "several buffers at once are freed one by one: no i1 in memory, which MLIR cannot store"},
+    {"iam-prepare-for-llvm", "several buffers are freed one by one, strided copies are loops: what LLVM's conversion can take"},
     {"bufferization-lower-deallocations", "dealloc -> memref.dealloc"},
     {"canonicalize", "conditions that are constant fold"},
     {"cse", "equal views and sizes are one"},

@@ -26,6 +26,18 @@ func.func @one(%a: memref<4xf32>, %r: memref<4xf32>, %c: i1) -> i1 {
   return %o : i1
 }
 
+// Contiguous memory is copied by memcpy, a column by a loop.
+// CHECK-LABEL: func.func @copies(
+// CHECK: memref.copy
+// CHECK-NOT: memref.copy
+// CHECK: linalg.copy ins(%{{.*}} : memref<4x1xf32, strided<[4, 1], offset: 1>>) outs(%{{.*}} : memref<4x1xf32>)
+func.func @copies(%a: memref<4x4xf32>, %b: memref<4x4xf32>, %c: memref<4x1xf32>) {
+  memref.copy %a, %b : memref<4x4xf32> to memref<4x4xf32>
+  %column = memref.subview %a[0, 1] [4, 1] [1, 1] : memref<4x4xf32> to memref<4x1xf32, strided<[4, 1], offset: 1>>
+  memref.copy %column, %c : memref<4x1xf32, strided<[4, 1], offset: 1>> to memref<4x1xf32>
+  return
+}
+
 // -----
 
 func.func @bits_in_memory() {

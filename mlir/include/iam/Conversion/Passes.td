@@ -120,12 +120,14 @@ def IAMPrepareForLLVMPass : Pass<"iam-prepare-for-llvm"> {
       of pointers in registers: `n * (n + r)` of them for `n` buffers and `r`
       retained ones. Each buffer is freed once, by its first owner, unless it is
       retained;
+    * a copy from or to a view with strides becomes `linalg.copy`, a loop: MLIR
+      would call `memrefCopy` of its own runtime library;
     * an allocation of elements of less than a byte is an error at its location.
 
     Idempotent. Runs after everything that simplifies deallocations.
   }];
   let dependentDialects = ["mlir::arith::ArithDialect", "mlir::bufferization::BufferizationDialect",
-                           "mlir::memref::MemRefDialect"];
+                           "mlir::linalg::LinalgDialect", "mlir::memref::MemRefDialect"];
 }
 
 #endif // IAM_CONVERSION_PASSES

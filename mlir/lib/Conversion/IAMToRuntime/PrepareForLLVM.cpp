@@ -8,6 +8,7 @@
 #include "iam/Conversion/Passes.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 
 namespace iam {
@@ -59,14 +60,21 @@ void split(bufferization::DeallocOp op) {
   op.erase();
 }
 
+bool isContiguous(Value memref) { return cast<MemRefType>(memref.getType()).getLayout().isIdentity(); }
+
 struct IAMPrepareForLLVMPass : iam::impl::IAMPrepareForLLVMPassBase<IAMPrepareForLLVMPass> {
   void runOnOperation() override {
     SmallVector<bufferization::DeallocOp> several;
+    SmallVector<memref::CopyOp> strided;
     bool complete = true;
     getOperation()->walk([&](Operation *op) {
       if (auto dealloc = dyn_cast<bufferization::DeallocOp>(op)) {
         if (dealloc.getMemrefs().size() > 1)
           several.push_back(dealloc);
+      } else if (auto copy = dyn_cast<memref::CopyOp>(op)) {
+        if (isa<MemRefType>(copy.getSource().getType()) && isa<MemRefType>(copy.getTarget().getType()) &&
+            (!isContiguous(copy.getSource()) || !isContiguous(copy.getTarget())))
+          strided.push_back(copy);
       } else if (auto alloc = dyn_cast<memref::AllocOp>(op)) {
         Type element = alloc.getType().getElementType();
         if (element.isInteger() && element.getIntOrFloatBitWidth() < 8) {
@@ -78,6 +86,11 @@ struct IAMPrepareForLLVMPass : iam::impl::IAMPrepareForLLVMPassBase<IAMPrepareFo
     if (!complete)
       return signalPassFailure();
     llvm::for_each(several, split);
+    for (memref::CopyOp copy : strided) {
+      OpBuilder builder(copy);
+      linalg::CopyOp::create(builder, copy.getLoc(), copy.getSource(), copy.getTarget());
+      copy.erase();
+    }
   }
 };
 } // namespace
