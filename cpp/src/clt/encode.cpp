@@ -20,11 +20,17 @@ using kernels::Weights;
 
 // Work is split into row parts, which amortise the packing of weights, times column chunks, which
 // balance threads.
-constexpr int64_t kRowPart = 256, kChunk = 384, kStreamRows = 8, kStreamChunk = 1024;
+constexpr int64_t kRowPart = 256, kChunk = 384, kStreamRows = 8, kStreamChunk = 4096;
 // encodeTopK takes rows in blocks, so that what it holds does not grow with the batch.
 constexpr int64_t kTopKRows = 1024, kTopKBytes = 24 << 20;
 
-int64_t chunkFor(int64_t rows) { return rows <= kStreamRows ? kStreamChunk : kChunk; }
+int64_t chunkFor(int64_t rows, int64_t features) {
+  if (rows > kStreamRows)
+    return kChunk;
+  // Long runs along rows of W, as long as there are two for each thread.
+  const int64_t share = divideUp(features, 2 * static_cast<int64_t>(numThreads()));
+  return std::clamp<int64_t>(divideUp(share, 64) * 64, 512, kStreamChunk);
+}
 
 Status checkEncoder(const char *op, const Encoder &e) {
   if (e.wEnc.rows != e.x.cols)
@@ -205,11 +211,11 @@ public:
     c.upper = c.lower = value;
   }
 
-  // All entries of the block that are not exact yet, a column of W at a time, so that its cache
-  // lines are shared.
+  // All entries of the block that are not exact yet, a group of columns of W at a time, so that
+  // reading them is shared.
   Status settleAll(const Rows &rows, const Weights &weights) {
     const TopKState s = state(0);
-    constexpr int64_t kGroup = 16; // features in a cache line
+    constexpr int64_t kGroup = kernels::kExactGroup;
     std::vector<int64_t> place(static_cast<std::size_t>(divideUp(weights.features, kGroup) + 1), 0);
     const auto forOpen = [&](auto &&visit) {
       for (int64_t r = 0; r < rows.rows; ++r)
@@ -288,7 +294,7 @@ Status encodeDense(const Encoder &e, Mat<float> pre) {
   Scratch scratch;
   IAM_RETURN_IF_ERROR(scratch.allocate(op, *table, e.x.cols, numThreads()));
   const Weights weights = weightsOf(e);
-  const int64_t chunk = chunkFor(e.x.rows), chunks = divideUp(weights.features, chunk);
+  const int64_t chunk = chunkFor(e.x.rows, weights.features), chunks = divideUp(weights.features, chunk);
   return parallelFor(op, divideUp(e.x.rows, kRowPart) * chunks, [&](int64_t task, int worker) {
     const int64_t row = task / chunks * kRowPart, begin = task % chunks * chunk;
     const Rows part = partOf(prepared.rows, *table, row, std::min(e.x.rows, row + kRowPart));
@@ -317,7 +323,7 @@ Status encodeTopK(const Encoder &e, FixedCodesOut codes) {
   Scratch scratch;
   IAM_RETURN_IF_ERROR(scratch.allocate(op, *table, e.x.cols, workers));
   const Weights weights = weightsOf(e);
-  const int64_t chunk = chunkFor(rows);
+  const int64_t chunk = chunkFor(rows, weights.features);
   std::atomic<int64_t> nanRow{rows};
   for (int64_t begin = 0; begin < rows; begin += block) {
     const int64_t count = std::min(block, rows - begin);
@@ -376,7 +382,7 @@ Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &code
   IAM_RETURN_IF_ERROR(prepare(op, *table, e, 0, rows, false, prepared));
   const int workers = numThreads();
   const Weights weights = weightsOf(e);
-  const int64_t chunk = chunkFor(rows), chunks = divideUp(weights.features, chunk);
+  const int64_t chunk = chunkFor(rows, weights.features), chunks = divideUp(weights.features, chunk);
   const int64_t tasks = divideUp(rows, kRowPart) * chunks, partRows = std::min(rows, kRowPart);
   Scratch scratch;
   IAM_RETURN_IF_ERROR(scratch.allocate(op, *table, e.x.cols, workers));

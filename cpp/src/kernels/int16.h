@@ -73,7 +73,8 @@ constexpr float kTiny = 1e-30f, kLeast = std::numeric_limits<float>::min(),
                 kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kMostProduct = 1e37f; // |x| |w| above this: float32 sums might overflow
 constexpr int64_t kScreenPackBytes = 208 * 1024, kScreenRows = 48, kMaxScreenDepth = 1 << 16;
-constexpr int64_t kScreenFromRows = 9;
+// Where screening overtakes float32: it reads W twice to pack it, and once more for what is left.
+constexpr int64_t kScreenFromRows = kWidth == 8 ? 144 : 32;
 constexpr int64_t kSlacks = 5; // a row's A1, A2, rel, 1 / sx, |x|
 
 int64_t pairsOf(int64_t depth) { return (depth + 1) / 2; }
@@ -193,9 +194,9 @@ void screenPack(const Rows &rows, const Weights &weights, int64_t begin, int64_t
   std::fill(mosts, mosts + width, 0.0f);
   for (int64_t i = 0; i < rows.depth; ++i) {
     const float *from = weights.w + i * weights.stride + begin;
-    if (i + 8 < rows.depth) // rows of W are far apart: no hardware prefetcher follows
+    if (i + kPackAhead < rows.depth)
       for (int64_t j = 0; j < end - begin; j += 16)
-        __builtin_prefetch(from + 8 * weights.stride + j);
+        __builtin_prefetch(from + kPackAhead * weights.stride + j);
     for (int64_t j = 0; j < width; j += kWidth) {
       const Vf w = loadSome(from + j, end - begin - j);
       store(squares + j, madd(w, w, load(squares + j)));
@@ -220,6 +221,10 @@ void screenPack(const Rows &rows, const Weights &weights, int64_t begin, int64_t
   for (int64_t p = 0; p < pairs; ++p) {
     const float *from = weights.w + 2 * p * weights.stride + begin;
     const bool two = 2 * p + 1 < rows.depth;
+    for (int s = kPackAhead; s < kPackAhead + 2; ++s)
+      if (2 * p + s < rows.depth)
+        for (int64_t j = 0; j < end - begin; j += 16)
+          __builtin_prefetch(from + s * weights.stride + j);
     for (int64_t t = 0; t < tiles; ++t)
       for (int v = 0; v < kVectors; ++v) {
         const int64_t j = t * kTile + v * kWidth, left = end - begin - j;

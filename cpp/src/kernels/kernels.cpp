@@ -186,7 +186,12 @@ struct ThresholdSink {
 // Weights are packed in tiles of kTile features, [depth, kTile], as many tiles at a time as fit
 // half an L2 cache.
 constexpr int64_t kPackBytes = 512 * 1024;
-constexpr int64_t kStreamRows = 8, kStreamFeatures = 512;
+constexpr int64_t kStreamRows = 8, kStreamFeatures = 4096;
+// Sums of different rows go to different sets of the L1 cache.
+constexpr int64_t kStreamStride = kStreamFeatures + 80;
+// Rows of W are far apart, so no hardware prefetcher follows; they are often multiples of a page
+// apart, so that the same line of each goes to one set of the L1 cache, which has 8 ways.
+constexpr int64_t kPackAhead = 4;
 
 int64_t tilesPerPack(int64_t depth) {
   const int64_t tile = std::max<int64_t>(depth, 1) * kTile * static_cast<int64_t>(sizeof(float));
@@ -197,9 +202,9 @@ void pack(const Rows &rows, const Weights &weights, int64_t begin, int64_t end, 
   const int64_t tiles = (end - begin + kTile - 1) / kTile;
   for (int64_t i = 0; i < rows.depth; ++i) {
     const float *from = weights.w + i * weights.stride + begin;
-    if (i + 8 < rows.depth) // rows of W are far apart: no hardware prefetcher follows
+    if (i + kPackAhead < rows.depth)
       for (int64_t j = 0; j < end - begin; j += 16)
-        __builtin_prefetch(from + 8 * weights.stride + j);
+        __builtin_prefetch(from + kPackAhead * weights.stride + j);
     for (int64_t t = 0; t < tiles; ++t) {
       float *to = packed + (t * rows.depth + i) * kTile;
       const int64_t left = end - begin - t * kTile;
@@ -252,22 +257,20 @@ template <int R, typename Sink>
 void stream(const Rows &rows, int64_t row, const Weights &weights, int64_t begin, int64_t end,
             float *sums, const Sink &sink) {
   const int64_t width = end - begin, whole = width / kWidth * kWidth;
-  std::fill(sums, sums + R * kStreamFeatures, 0.0f);
+  std::fill(sums, sums + R * kStreamStride, 0.0f);
   const float *x = rows.x + row * rows.stride;
-  int64_t i = 0;
-  for (; i < rows.depth; i += 4) {
-    const int64_t steps = std::min<int64_t>(4, rows.depth - i);
+  constexpr int kSteps = R <= 2 ? 4 : 8; // rows of W at a time
+  for (int64_t i = 0; i < rows.depth; i += kSteps) {
+    const int64_t steps = std::min<int64_t>(kSteps, rows.depth - i);
     const float *w = weights.w + i * weights.stride + begin;
-    if (steps == 4) {
+    if (steps == kSteps) {
       for (int64_t j = 0; j < whole; j += kWidth) {
-        for (int s = 0; s < 4; ++s)
-          __builtin_prefetch(w + (4 + s) * weights.stride + j);
         Vf acc[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
-          acc[r] = load(sums + r * kStreamFeatures + j);
-#pragma GCC unroll 4
-        for (int s = 0; s < 4; ++s) {
+          acc[r] = load(sums + r * kStreamStride + j);
+#pragma GCC unroll 8
+        for (int s = 0; s < kSteps; ++s) {
           const Vf ws = load(w + s * weights.stride + j);
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r)
@@ -275,18 +278,18 @@ void stream(const Rows &rows, int64_t row, const Weights &weights, int64_t begin
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
-          store(sums + r * kStreamFeatures + j, acc[r]);
+          store(sums + r * kStreamStride + j, acc[r]);
       }
     }
     for (int64_t s = 0; s < steps; ++s)
       for (int r = 0; r < R; ++r)
-        for (int64_t j = steps == 4 ? whole : 0; j < width; ++j)
-          sums[r * kStreamFeatures + j] = maddScalar(
-              x[r * rows.stride + i + s], w[s * weights.stride + j], sums[r * kStreamFeatures + j]);
+        for (int64_t j = steps == kSteps ? whole : 0; j < width; ++j)
+          sums[r * kStreamStride + j] = maddScalar(
+              x[r * rows.stride + i + s], w[s * weights.stride + j], sums[r * kStreamStride + j]);
   }
   for (int r = 0; r < R; ++r)
     for (int64_t j = 0; j < width; j += kWidth)
-      sink(row + r, begin + j, width - j, load(sums + r * kStreamFeatures + j));
+      sink(row + r, begin + j, width - j, load(sums + r * kStreamStride + j));
 }
 
 template <int R, typename Sink>
@@ -337,7 +340,7 @@ namespace {
 int64_t scratchBytes(int64_t depth) {
   const int64_t packed = tilesPerPack(depth) * kTile * std::max<int64_t>(depth, 1);
   const int64_t bytes =
-      static_cast<int64_t>(sizeof(float)) * std::max(packed, kStreamRows * kStreamFeatures);
+      static_cast<int64_t>(sizeof(float)) * std::max(packed, kStreamRows * kStreamStride);
 #if defined(IAM_SCREENS)
   return std::max(bytes, screenScratchBytes(depth));
 #else
@@ -407,9 +410,10 @@ void continueSums(const float *const *x, const float *const *w, int64_t stride, 
 }
 
 void exact(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count, float *out) {
-  // Pairs whose features share a cache line of W come one after another. Such a strip is copied
-  // first: rows of W are a power of two apart more often than not, and would evict each other.
-  constexpr int64_t kGroup = 16, kDepth = 128, kAhead = 24, kMost = 64;
+  // Pairs with features near each other come one after another. Their strip of W is copied first:
+  // rows of W are multiples of a page apart more often than not, and would evict each other. That
+  // also limits how far ahead to ask for them.
+  constexpr int64_t kGroup = kExactGroup, kDepth = 96, kAhead = 6, kMost = 128;
   alignas(64) float strip[kDepth * kGroup];
   for (int64_t begin = 0, end; begin < count; begin = end) {
     const int64_t group = pairs[begin].feature / kGroup * kGroup;
@@ -427,7 +431,8 @@ void exact(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t 
       const float *source = weights.w + from * weights.stride + group;
       for (int64_t i = 0; i < depth; ++i, source += weights.stride) {
         if (from + i + kAhead < rows.depth)
-          __builtin_prefetch(source + kAhead * weights.stride);
+          for (int64_t j = 0; j < width; j += 16)
+            __builtin_prefetch(source + kAhead * weights.stride + j);
         if (width == kGroup)
           std::memcpy(strip + i * kGroup, source, kGroup * sizeof(float));
         else

@@ -84,7 +84,8 @@ struct Table {
   Pair (*threshold)(const Rows &rows, const Weights &weights, const float *theta, int64_t begin,
                     int64_t end, float *values, int32_t *indices, int32_t *counts, int64_t capacity,
                     void *scratch) = nullptr;
-  /// out[i] = pre(pairs[i]), bit for bit what `dense` gives.
+  /// out[i] = pre(pairs[i]), bit for bit what `dense` gives. Fast where pairs whose features share a
+  /// group of kExactGroup come one after another.
   void (*exact)(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count,
                 float *out) = nullptr;
   /// Starts a search.
@@ -102,6 +103,7 @@ struct Table {
   void (*axpy)(float a, const float *x, float *y, int64_t count) = nullptr;
 };
 
+inline constexpr int64_t kExactGroup = 64;
 inline constexpr uint32_t kVersion = 2;
 
 } // namespace iam::rt::kernels
