@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from iam._tools import install_root
@@ -273,3 +274,80 @@ def test_a_fresh_interpreter_knows_the_dialect():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == [True, False]
+
+
+# Memory of compiled programs that are not straight lines: no buffer is lost or freed twice.
+
+LOOP_AND_CONDITION = """
+func.func @f(%x: tensor<?x16xf32>, %n: tensor<?x1xf32>) -> (tensor<?x16xf32>, tensor<?x16xf32>) {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %half = arith.constant dense<[0.5]> : tensor<1xf32>
+  %count = tensor.dim %n, %c0 : tensor<?x1xf32>
+  %many = arith.cmpi sgt, %count, %c1 : index
+  %f = iam.clt.relu %x : tensor<?x16xf32> -> !iam.features<?x16xf32>
+  %r = scf.for %i = %c0 to %count step %c1 iter_args(%h = %f) -> !iam.features<?x16xf32> {
+    %e = iam.clt.edit scale %h features [0] by %half : (!iam.features<?x16xf32>, tensor<1xf32>) -> !iam.features<?x16xf32>
+    scf.yield %e : !iam.features<?x16xf32>
+  }
+  %s = scf.if %many -> !iam.features<?x16xf32> {
+    %e = iam.clt.edit ablate %r features [1] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+    scf.yield %e : !iam.features<?x16xf32>
+  } else {
+    scf.yield %r : !iam.features<?x16xf32>
+  }
+  %a = iam.clt.densify %s : !iam.features<?x16xf32> -> tensor<?x16xf32>
+  %b = iam.clt.densify %r : !iam.features<?x16xf32> -> tensor<?x16xf32>
+  return %a, %b : tensor<?x16xf32>, tensor<?x16xf32>
+}
+"""
+
+CHOICE = """
+func.func @f(%x: tensor<?x16xf32>, %n: tensor<?x1xf32>) -> (tensor<?x16xf32>, tensor<?x16xf32>) {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %count = tensor.dim %n, %c0 : tensor<?x1xf32>
+  %many = arith.cmpi sgt, %count, %c1 : index
+  %y = arith.addf %x, %x : tensor<?x16xf32>
+  %r = arith.select %many, %x, %y : tensor<?x16xf32>
+  return %r, %y : tensor<?x16xf32>, tensor<?x16xf32>
+}
+"""
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_loops_and_conditions_free_everything(count, rng):
+    from iam import _runtime
+    from iam.compiler import compile_module
+
+    x = rng.uniform(1, 2, size=(5, 16)).astype(np.float32)
+    n = np.zeros((count, 1), np.float32)
+    program = compile_module(LOOP_AND_CONDITION)
+    before = _runtime.pool_stats()["blocks_in_use"]
+    for _ in range(3):
+        edited, scaled = program(x, n)
+    expected = x.copy()
+    expected[:, 0] *= 0.5**count
+    np.testing.assert_array_equal(scaled, expected)
+    if count > 1:
+        expected[:, 1] = 0
+    np.testing.assert_array_equal(edited, expected)
+    del edited, scaled
+    assert _runtime.pool_stats()["blocks_in_use"] == before
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_results_of_a_choice_have_their_own_memory(count, rng):
+    from iam import _runtime
+    from iam.compiler import compile_module
+
+    x = rng.normal(size=(5, 16)).astype(np.float32)
+    program = compile_module(CHOICE)
+    before = _runtime.pool_stats()["blocks_in_use"]
+    chosen, doubled = program(x, np.zeros((count, 1), np.float32))
+    assert not np.shares_memory(chosen, doubled)
+    assert not np.shares_memory(chosen, x)
+    np.testing.assert_array_equal(chosen, x if count > 1 else 2 * x)
+    np.testing.assert_array_equal(doubled, 2 * x)
+    del chosen, doubled
+    assert _runtime.pool_stats()["blocks_in_use"] == before
