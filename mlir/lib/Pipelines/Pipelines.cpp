@@ -31,39 +31,47 @@ constexpr PipelineStep kToLoops[] = {
     {"cse", "the last moment for it: see iam-to-runtime"},
     {"iam-to-linalg", "elementwise iam ops join the arithmetic around them"},
     {"func.func(convert-elementwise-to-linalg)", "arith on tensors -> linalg.generic"},
-    {"func.func(linalg-generalize-named-ops)", "broadcasts and fills -> linalg.generic, so that they fuse"},
+    {"func.func(linalg-generalize-named-ops)",
+     "broadcasts and fills -> linalg.generic, so that they fuse"},
     {"linalg-fuse-elementwise-ops", "frees the generics from the destinations they were born with"},
-    {"resolve-ranked-shaped-type-result-dims", "sizes come from inputs, so an intermediate has one use"},
+    {"resolve-ranked-shaped-type-result-dims",
+     "sizes come from inputs, so an intermediate has one use"},
     {"canonicalize", "drop sizes and empty tensors that nothing reads"},
     {"cse", "one empty tensor and one size for each shape"},
     {"linalg-fuse-elementwise-ops", "one loop for each chain of elementwise ops: no temporaries"},
     {"canonicalize", "drop what fusion left"},
     {"cse", "equal loops are one"},
     {"iam-reuse-operands", "the loop updates the runtime's result in place: no second buffer"},
-    {"iam-to-runtime", "matrix-sized and irregular work is a call; features become their components"},
+    {"iam-to-runtime",
+     "matrix-sized and irregular work is a call; features become their components"},
     {"iam-prepare-entry-points", "calling convention of public functions"},
-    {"one-shot-bufferize{bufferize-function-boundaries=true function-boundary-type-conversion=identity-layout-map "
+    {"one-shot-bufferize{bufferize-function-boundaries=true "
+     "function-boundary-type-conversion=identity-layout-map "
      "buffer-alignment=0 allow-return-allocs-from-loops=true}",
-     "tensors -> memory; callers pass and get C-contiguous arrays, the runtime's pool aligns to 64 bytes"},
+     "tensors -> memory; callers pass and get C-contiguous arrays, the runtime's pool aligns to 64 "
+     "bytes"},
     {"canonicalize", "casts and views of casts fold"},
     {"cse", "safe again: reads and writes of memory are explicit now"},
     {"ownership-based-buffer-deallocation", "free everything once; a returned argument is cloned"},
     {"canonicalize", "constant ownership folds"},
     {"iam-simplify-deallocations", "no run-time alias checks for the runtime's results"},
     {"buffer-deallocation-simplification", "the same for other allocations"},
-    {"iam-prepare-for-llvm", "several buffers are freed one by one, strided copies are loops: what LLVM's conversion can take"},
+    {"iam-prepare-for-llvm", "several buffers are freed one by one, strided copies are loops: what "
+                             "LLVM's conversion can take"},
     {"bufferization-lower-deallocations", "dealloc -> memref.dealloc"},
     {"canonicalize", "conditions that are constant fold"},
     {"cse", "equal views and sizes are one"},
     {"convert-bufferization-to-memref", "clones -> alloc and copy"},
-    {"func.func(convert-linalg-to-loops)", "inner loops have a static trip count and stride 1: LLVM vectorises them"},
+    {"func.func(convert-linalg-to-loops)",
+     "inner loops have a static trip count and stride 1: LLVM vectorises them"},
 };
 
 constexpr PipelineStep kLoopsToLLVM[] = {
     {"expand-strided-metadata", "address arithmetic of views becomes explicit"},
     {"lower-affine", "affine maps of that arithmetic -> arith"},
     {"convert-scf-to-cf", "loops -> branches"},
-    {"finalize-memref-to-llvm{use-generic-functions=true}", "memory comes from the runtime's pool, which frees it too"},
+    {"finalize-memref-to-llvm{use-generic-functions=true}",
+     "memory comes from the runtime's pool, which frees it too"},
     {"convert-math-to-llvm", "exp, sqrt, ... -> intrinsics"},
     {"convert-math-to-libm", "the rest -> the C library"},
     {"convert-arith-to-llvm", "arithmetic"},
@@ -88,7 +96,8 @@ const Pipeline kPipelines[] = {
 } // namespace
 
 std::string Pipeline::passes() const {
-  return llvm::join(llvm::map_range(steps, [](const PipelineStep &step) { return step.pass.str(); }), ",");
+  return llvm::join(
+      llvm::map_range(steps, [](const PipelineStep &step) { return step.pass.str(); }), ",");
 }
 
 ArrayRef<Pipeline> iam::pipelines() { return kPipelines; }
@@ -102,6 +111,7 @@ void iam::registerPipelines() {
   for (const Pipeline &pipeline : kPipelines)
     PassPipelineRegistration<>(pipeline.name, pipeline.why, [&pipeline](OpPassManager &manager) {
       if (failed(parsePassPipeline(pipeline.passes(), manager)))
-        llvm::report_fatal_error("iam: the table of pipelines names an unknown pass in " + pipeline.name);
+        llvm::report_fatal_error("iam: the table of pipelines names an unknown pass in " +
+                                 pipeline.name);
     });
 }

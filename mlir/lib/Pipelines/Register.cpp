@@ -62,10 +62,10 @@ struct IAMInlinerInterface : DialectInlinerInterface {
 } // namespace
 
 void iam::registerDialects(DialectRegistry &registry) {
-  registry.insert<IAMDialect, affine::AffineDialect, arith::ArithDialect, bufferization::BufferizationDialect,
-                  cf::ControlFlowDialect, func::FuncDialect, index::IndexDialect, linalg::LinalgDialect,
-                  LLVM::LLVMDialect, math::MathDialect, memref::MemRefDialect, scf::SCFDialect,
-                  tensor::TensorDialect>();
+  registry.insert<IAMDialect, affine::AffineDialect, arith::ArithDialect,
+                  bufferization::BufferizationDialect, cf::ControlFlowDialect, func::FuncDialect,
+                  index::IndexDialect, linalg::LinalgDialect, LLVM::LLVMDialect, math::MathDialect,
+                  memref::MemRefDialect, scf::SCFDialect, tensor::TensorDialect>();
   // Bufferization and deallocation.
   arith::registerBufferDeallocationOpInterfaceExternalModels(registry);
   arith::registerBufferizableOpInterfaceExternalModels(registry);
@@ -79,7 +79,8 @@ void iam::registerDialects(DialectRegistry &registry) {
   tensor::registerSubsetOpInterfaceExternalModels(registry);
   // Inlining.
   func::registerInlinerExtension(registry);
-  registry.addExtension(+[](MLIRContext *, IAMDialect *dialect) { dialect->addInterfaces<IAMInlinerInterface>(); });
+  registry.addExtension(
+      +[](MLIRContext *, IAMDialect *dialect) { dialect->addInterfaces<IAMInlinerInterface>(); });
   LLVM::registerInlinerInterface(registry);
   // To LLVM IR.
   registerBuiltinDialectTranslation(registry);

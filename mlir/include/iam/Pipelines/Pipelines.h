@@ -40,7 +40,8 @@ struct Pipeline {
 /// The table. A pipeline names only pipelines that stand before it.
 llvm::ArrayRef<Pipeline> pipelines();
 
-/// Calls `callback(name, passes, why)` for each pipeline, in order. The strings live as long as the call.
+/// Calls `callback(name, passes, why)` for each pipeline, in order. The strings live as long as the
+/// call.
 void enumeratePipelines(
     llvm::function_ref<void(llvm::StringRef, llvm::StringRef, llvm::StringRef)> callback);
 

@@ -26,7 +26,8 @@ struct ResidualToAdd : OpRewritePattern<CLTResidualOp> {
   using OpRewritePattern::OpRewritePattern;
   LogicalResult matchAndRewrite(CLTResidualOp op, PatternRewriter &rewriter) const override {
     if (op.getWSkip())
-      return rewriter.notifyMatchFailure(op, "a skip weight needs a matrix product: the runtime does it");
+      return rewriter.notifyMatchFailure(
+          op, "a skip weight needs a matrix product: the runtime does it");
     if (op.getX().getType() != op.getY().getType() || op.getX().getType() != op.getZ().getType())
       return rewriter.notifyMatchFailure(op, "operands have different static row counts");
     rewriter.replaceOpWithNewOp<arith::AddFOp>(op, op.getY(), op.getX());
@@ -39,10 +40,11 @@ struct SteerAddToLinalg : OpRewritePattern<PolicySteerOp> {
   using OpRewritePattern::OpRewritePattern;
   LogicalResult matchAndRewrite(PolicySteerOp op, PatternRewriter &rewriter) const override {
     if (op.getMode() != SteerMode::Add)
-      return rewriter.notifyMatchFailure(op, "needs a dot product of each row: the runtime does it");
+      return rewriter.notifyMatchFailure(op,
+                                         "needs a dot product of each row: the runtime does it");
     Location loc = op.getLoc();
-    Value empty = tensor::EmptyOp::create(rewriter, loc, tensor::getMixedSizes(rewriter, loc, op.getH()),
-                                          rewriter.getF32Type());
+    Value empty = tensor::EmptyOp::create(
+        rewriter, loc, tensor::getMixedSizes(rewriter, loc, op.getH()), rewriter.getF32Type());
     AffineMap all = rewriter.getMultiDimIdentityMap(2);
     AffineMap column = AffineMap::get(2, 0, rewriter.getAffineDimExpr(1));
     AffineMap scalar = AffineMap::get(2, 0, rewriter.getContext());
@@ -64,7 +66,8 @@ struct SteerAddToLinalg : OpRewritePattern<PolicySteerOp> {
 struct SplatToFill : OpRewritePattern<tensor::SplatOp> {
   using OpRewritePattern::OpRewritePattern;
   LogicalResult matchAndRewrite(tensor::SplatOp op, PatternRewriter &rewriter) const override {
-    Value empty = tensor::EmptyOp::create(rewriter, op.getLoc(), op.getType(), op.getDynamicSizes());
+    Value empty =
+        tensor::EmptyOp::create(rewriter, op.getLoc(), op.getType(), op.getDynamicSizes());
     rewriter.replaceOpWithNewOp<linalg::FillOp>(op, ValueRange{op.getInput()}, ValueRange{empty});
     return success();
   }

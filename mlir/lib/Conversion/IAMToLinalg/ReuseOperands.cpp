@@ -25,23 +25,28 @@ bool diesAt(Value value, linalg::GenericOp user) {
     return false;
   if (!isa<iam::IAMDialect, linalg::LinalgDialect>(producer->getDialect()))
     return false;
-  return llvm::all_of(value.getUses(), [&](OpOperand &use) {
-    return use.getOwner() == user || isa<tensor::DimOp>(use.getOwner());
-  }) && llvm::count_if(value.getUses(), [&](OpOperand &use) { return use.getOwner() == user; }) == 1;
+  return llvm::all_of(value.getUses(),
+                      [&](OpOperand &use) {
+                        return use.getOwner() == user || isa<tensor::DimOp>(use.getOwner());
+                      }) &&
+         llvm::count_if(value.getUses(), [&](OpOperand &use) { return use.getOwner() == user; }) ==
+             1;
 }
 
 struct IAMReuseOperandsPass : iam::impl::IAMReuseOperandsPassBase<IAMReuseOperandsPass> {
   void runOnOperation() override {
     getOperation()->walk([&](linalg::GenericOp op) {
-      if (!op.hasPureTensorSemantics() || op.getNumDpsInits() != 1 || op.getNumLoops() != op.getNumParallelLoops())
+      if (!op.hasPureTensorSemantics() || op.getNumDpsInits() != 1 ||
+          op.getNumLoops() != op.getNumParallelLoops())
         return;
       OpOperand *destination = op.getDpsInitOperand(0);
-      if (!destination->get().getDefiningOp<tensor::EmptyOp>() || op.payloadUsesValueFromOperand(destination))
+      if (!destination->get().getDefiningOp<tensor::EmptyOp>() ||
+          op.payloadUsesValueFromOperand(destination))
         return;
       AffineMap written = op.getMatchingIndexingMap(destination);
       for (OpOperand *input : op.getDpsInputOperands()) {
-        if (input->get().getType() != destination->get().getType() || op.getMatchingIndexingMap(input) != written ||
-            !diesAt(input->get(), op))
+        if (input->get().getType() != destination->get().getType() ||
+            op.getMatchingIndexingMap(input) != written || !diesAt(input->get(), op))
           continue;
         destination->set(input->get());
         ++numReused;

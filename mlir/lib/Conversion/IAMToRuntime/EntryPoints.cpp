@@ -39,7 +39,8 @@ Argument parseArgument(const Line &line, StringRef text) {
   std::tie(argument.element, rest) = rest.split('[');
   if (!rest.empty() && (!rest.consume_back("]") || rest.getAsInteger(10, argument.rank)))
     malformed(line, text);
-  if (argument.name.empty() || (argument.element != "f32" && argument.element != "i32" && argument.element != "i64"))
+  if (argument.name.empty() ||
+      (argument.element != "f32" && argument.element != "i32" && argument.element != "i64"))
     malformed(line, text);
   return argument;
 }
@@ -83,7 +84,9 @@ Type Argument::type(MLIRContext *context) const {
                          StridedLayoutAttr::get(context, ShapedType::kDynamic, dynamic));
 }
 
-const Signature &iam::rt::signature(EntryPoint entry) { return signatures()[static_cast<size_t>(entry)]; }
+const Signature &iam::rt::signature(EntryPoint entry) {
+  return signatures()[static_cast<size_t>(entry)];
+}
 
 bool iam::rt::isEntryPoint(StringRef symbol) {
   return llvm::any_of(kLines, [&](const Line &line) { return line.symbol == symbol; });

@@ -23,8 +23,8 @@ enum class EntryPoint {
 /// An argument as entry_points.def writes it, for example `>pre:f32[2]` or `b_dec:f32[1]?`.
 struct Argument {
   llvm::StringRef name;
-  llvm::StringRef element;    ///< f32, i32, i64
-  int rank = -1;              ///< -1: a scalar, passed by value
+  llvm::StringRef element; ///< f32, i32, i64
+  int rank = -1;           ///< -1: a scalar, passed by value
   bool isDestination = false;
   bool isOptional = false;
 
@@ -34,8 +34,8 @@ struct Argument {
 };
 
 struct Signature {
-  llvm::StringRef symbol;     ///< iam_rt_<name>
-  bool returnsRows = false;   ///< result is `csr`
+  llvm::StringRef symbol;   ///< iam_rt_<name>
+  bool returnsRows = false; ///< result is `csr`
   llvm::SmallVector<Argument, 9> arguments;
 };
 

@@ -47,8 +47,8 @@ SmallVector<Type> componentTypes(FeaturesType type) {
     return {RankedTensorType::get(shape, type.getElementType()), RankedTensorType::get(shape, i32)};
   }
   int64_t dynamic = ShapedType::kDynamic;
-  return {RankedTensorType::get(dynamic, type.getElementType()), RankedTensorType::get(dynamic, i32),
-          RankedTensorType::get(dynamic, i64)};
+  return {RankedTensorType::get(dynamic, type.getElementType()),
+          RankedTensorType::get(dynamic, i32), RankedTensorType::get(dynamic, i64)};
 }
 
 struct FeaturesConverter : TypeConverter {
@@ -65,7 +65,8 @@ struct FeaturesConverter : TypeConverter {
 // Calls
 //===----------------------------------------------------------------------===//
 
-/// Builds one call. Operands are given in the order of the entry point's list and checked against it.
+/// Builds one call. Operands are given in the order of the entry point's list and checked against
+/// it.
 class RuntimeCall {
 public:
   RuntimeCall(OpBuilder &builder, Operation *op, EntryPoint entry)
@@ -97,8 +98,10 @@ public:
     return scalar(arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(value)));
   }
 
-  /// New memory that the runtime fills. `rows` and `width` give the sizes that the types leave open.
-  RuntimeCall &write(TypeRange types, function_ref<Value()> rows, function_ref<Value()> width = {}) {
+  /// New memory that the runtime fills. `rows` and `width` give the sizes that the types leave
+  /// open.
+  RuntimeCall &write(TypeRange types, function_ref<Value()> rows,
+                     function_ref<Value()> width = {}) {
     for (Type type : types) {
       assert(next().isDestination);
       auto tensor = cast<RankedTensorType>(type);
@@ -107,8 +110,8 @@ public:
         sizes.push_back(rows());
       if (tensor.isDynamicDim(1))
         sizes.push_back(width());
-      Value buffer = memref::AllocOp::create(builder, loc,
-                                             MemRefType::get(tensor.getShape(), tensor.getElementType()), sizes);
+      Value buffer = memref::AllocOp::create(
+          builder, loc, MemRefType::get(tensor.getShape(), tensor.getElementType()), sizes);
       destinations.emplace_back(buffer, tensor);
       push(buffer);
     }
@@ -127,7 +130,8 @@ public:
       results.push_back(toTensor(buffer, tensor));
     for (Value buffer : call.getResults()) {
       auto type = cast<MemRefType>(buffer.getType());
-      results.push_back(toTensor(buffer, RankedTensorType::get(type.getShape(), type.getElementType())));
+      results.push_back(
+          toTensor(buffer, RankedTensorType::get(type.getShape(), type.getElementType())));
     }
     return results;
   }
@@ -148,21 +152,22 @@ private:
     // Any layout: a view of a slice needs no copy.
     SmallVector<int64_t> dynamic(type.getRank(), ShapedType::kDynamic);
     auto layout = StridedLayoutAttr::get(builder.getContext(), ShapedType::kDynamic, dynamic);
-    push(bufferization::ToBufferOp::create(builder, loc,
-                                           MemRefType::get(type.getShape(), type.getElementType(), layout), tensor,
-                                           /*read_only=*/true));
+    push(bufferization::ToBufferOp::create(
+        builder, loc, MemRefType::get(type.getShape(), type.getElementType(), layout), tensor,
+        /*read_only=*/true));
   }
 
   RuntimeCall &absent() {
     assert(next().isOptional && "operand missing");
     SmallVector<int64_t> empty(next().rank, 0);
-    push(memref::AllocaOp::create(builder, loc,
-                                  MemRefType::get(empty, next().elementType(builder.getContext()))));
+    push(memref::AllocaOp::create(
+        builder, loc, MemRefType::get(empty, next().elementType(builder.getContext()))));
     return *this;
   }
 
   Value toTensor(Value buffer, Type type) {
-    return bufferization::ToTensorOp::create(builder, loc, type, buffer, /*restrict=*/true, /*writable=*/true);
+    return bufferization::ToTensorOp::create(builder, loc, type, buffer, /*restrict=*/true,
+                                             /*writable=*/true);
   }
 
   FailureOr<func::FuncOp> declare() {
@@ -171,7 +176,8 @@ private:
     for (const rt::Argument &argument : signature.arguments)
       arguments.push_back(argument.type(context));
     if (signature.returnsRows)
-      for (Type element : {Type(builder.getF32Type()), Type(builder.getI32Type()), Type(builder.getI64Type())})
+      for (Type element :
+           {Type(builder.getF32Type()), Type(builder.getI32Type()), Type(builder.getI64Type())})
         results.push_back(MemRefType::get(ShapedType::kDynamic, element));
     FunctionType type = builder.getFunctionType(arguments, results);
 
@@ -180,7 +186,8 @@ private:
       auto function = dyn_cast<func::FuncOp>(symbol);
       if (!function || function.getFunctionType() != type) {
         InFlightDiagnostic error = op->emitOpError("expected @")
-                                   << signature.symbol << " to be the runtime's function of type " << type;
+                                   << signature.symbol << " to be the runtime's function of type "
+                                   << type;
         error.attachNote(symbol->getLoc()) << "the module already defines this name";
         return failure();
       }
@@ -220,7 +227,9 @@ struct Lowering {
     return arith::SubIOp::create(builder, loc, offsets, one);
   }
 
-  Value width(ValueRange matrix) const { return tensor::DimOp::create(builder, op->getLoc(), matrix.front(), 1); }
+  Value width(ValueRange matrix) const {
+    return tensor::DimOp::create(builder, op->getLoc(), matrix.front(), 1);
+  }
 };
 
 using Results = FailureOr<SmallVector<Value>>;
@@ -229,19 +238,30 @@ using Components = typename Op::template GenericAdaptor<ArrayRef<ValueRange>>;
 
 Results lower(CLTEncodeOp op, Components<CLTEncodeOp> in, Lowering to) {
   return to.call(EntryPoint::encode_dense)
-      .read(in.getX()).read(in.getWEnc()).read(in.getBEnc()).read(in.getBDec())
-      .write(op.getType(), [&] { return to.rows(in.getX()); }, [&] { return to.width(in.getWEnc()); })
+      .read(in.getX())
+      .read(in.getWEnc())
+      .read(in.getBEnc())
+      .read(in.getBDec())
+      .write(
+          op.getType(), [&] { return to.rows(in.getX()); }, [&] { return to.width(in.getWEnc()); })
       .emit();
 }
 
 Results lower(CLTEncodeSparseOp op, Components<CLTEncodeSparseOp> in, Lowering to) {
   if (op.getActivation() == Activation::TopK)
     return to.call(EntryPoint::encode_topk)
-        .read(in.getX()).read(in.getWEnc()).read(in.getBEnc()).read(in.getBDec())
+        .read(in.getX())
+        .read(in.getWEnc())
+        .read(in.getBEnc())
+        .read(in.getBDec())
         .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getX()); })
         .emit();
   return to.call(EntryPoint::encode_threshold)
-      .read(in.getX()).read(in.getWEnc()).read(in.getBEnc()).read(in.getBDec()).read(in.getThreshold())
+      .read(in.getX())
+      .read(in.getWEnc())
+      .read(in.getBEnc())
+      .read(in.getBDec())
+      .read(in.getThreshold())
       .emit();
 }
 
@@ -253,7 +273,10 @@ Results lower(CLTTopKOp op, Components<CLTTopKOp> in, Lowering to) {
 }
 
 Results lower(CLTBatchTopKOp op, Components<CLTBatchTopKOp> in, Lowering to) {
-  return to.call(EntryPoint::batch_topk).read(in.getPre()).scalar(static_cast<int64_t>(op.getK())).emit();
+  return to.call(EntryPoint::batch_topk)
+      .read(in.getPre())
+      .scalar(static_cast<int64_t>(op.getK()))
+      .emit();
 }
 
 Results lower(CLTJumpReLUOp op, Components<CLTJumpReLUOp> in, Lowering to) {
@@ -271,43 +294,58 @@ Results lower(CLTGateOp op, Components<CLTGateOp> in, Lowering to) {
 Results lower(CLTDecodeOp op, Components<CLTDecodeOp> in, Lowering to) {
   bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
   return to.call(isKForm ? EntryPoint::decode_k : EntryPoint::decode_csr)
-      .read(in.getF()).read(in.getWDec()).read(in.getBDec())
-      .write(op.getType(), [&] { return to.rows(in.getF()); }, [&] { return to.width(in.getWDec()); })
+      .read(in.getF())
+      .read(in.getWDec())
+      .read(in.getBDec())
+      .write(
+          op.getType(), [&] { return to.rows(in.getF()); }, [&] { return to.width(in.getWDec()); })
       .emit();
 }
 
 Results lower(CLTDensifyOp op, Components<CLTDensifyOp> in, Lowering to) {
   bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
   auto dictionary = [&]() -> Value {
-    return arith::ConstantIndexOp::create(to.builder, op.getLoc(), cast<FeaturesType>(op.getF().getType()).getDict());
+    return arith::ConstantIndexOp::create(to.builder, op.getLoc(),
+                                          cast<FeaturesType>(op.getF().getType()).getDict());
   };
   return to.call(isKForm ? EntryPoint::densify_k : EntryPoint::densify_csr)
       .read(in.getF())
-      .write(op.getType(), [&] { return to.rows(in.getF()); }, dictionary)
+      .write(
+          op.getType(), [&] { return to.rows(in.getF()); }, dictionary)
       .emit();
 }
 
 Results lower(CLTResidualOp op, Components<CLTResidualOp> in, Lowering to) {
   return to.call(EntryPoint::residual)
-      .read(in.getY()).read(in.getX()).read(in.getWSkip())
-      .write(op.getType(), [&] { return to.rows(in.getY()); }, [&] { return to.width(in.getY()); })
+      .read(in.getY())
+      .read(in.getX())
+      .read(in.getWSkip())
+      .write(
+          op.getType(), [&] { return to.rows(in.getY()); }, [&] { return to.width(in.getY()); })
       .emit();
 }
 
 Results lower(CLTEditOp op, Components<CLTEditOp> in, Lowering to) {
   bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
   RuntimeCall call = to.call(isKForm ? EntryPoint::edit_k : EntryPoint::edit_csr);
-  call.read(in.getF()).features(op.getFeatures()).read(in.getA()).read(in.getB())
+  call.read(in.getF())
+      .features(op.getFeatures())
+      .read(in.getA())
+      .read(in.getB())
       .scalar(static_cast<int64_t>(op.getMode()));
   if (isKForm)
-    call.write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getF()); });
+    call.write(componentTypes(cast<FeaturesType>(op.getType())),
+               [&] { return to.rows(in.getF()); });
   return call.emit();
 }
 
 Results lower(CLTDeltaOp op, Components<CLTDeltaOp> in, Lowering to) {
   bool isKForm = cast<FeaturesType>(op.getF().getType()).isKForm();
   return to.call(isKForm ? EntryPoint::delta_k : EntryPoint::delta_csr)
-      .read(in.getF()).features(op.getFeatures()).read(in.getA()).read(in.getB())
+      .read(in.getF())
+      .features(op.getFeatures())
+      .read(in.getA())
+      .read(in.getB())
       .scalar(static_cast<int64_t>(op.getMode()))
       .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getF()); })
       .emit();
@@ -318,14 +356,19 @@ Results lower(CLTSubOp op, Components<CLTSubOp> in, Lowering to) {
   RuntimeCall call = to.call(isKForm ? EntryPoint::sub_k : EntryPoint::sub_csr);
   call.read(in.getF1()).read(in.getF2());
   if (isKForm)
-    call.write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getF1()); });
+    call.write(componentTypes(cast<FeaturesType>(op.getType())),
+               [&] { return to.rows(in.getF1()); });
   return call.emit();
 }
 
 Results lower(PolicySteerOp op, Components<PolicySteerOp> in, Lowering to) {
   return to.call(EntryPoint::steer)
-      .read(in.getH()).read(in.getV()).scalar(op.getStrength()).scalar(static_cast<int64_t>(op.getMode()))
-      .write(op.getType(), [&] { return to.rows(in.getH()); }, [&] { return to.width(in.getH()); })
+      .read(in.getH())
+      .read(in.getV())
+      .scalar(op.getStrength())
+      .scalar(static_cast<int64_t>(op.getMode()))
+      .write(
+          op.getType(), [&] { return to.rows(in.getH()); }, [&] { return to.width(in.getH()); })
       .emit();
 }
 
@@ -333,12 +376,12 @@ Results lower(PolicySteerOp op, Components<PolicySteerOp> in, Lowering to) {
 // Patterns
 //===----------------------------------------------------------------------===//
 
-template <typename Op>
-struct ToRuntime : OpConversionPattern<Op> {
+template <typename Op> struct ToRuntime : OpConversionPattern<Op> {
   using OpConversionPattern<Op>::OpConversionPattern;
   using Adaptor = typename OpConversionPattern<Op>::OneToNOpAdaptor;
 
-  LogicalResult matchAndRewrite(Op op, Adaptor adaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(Op op, Adaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     Results results = lower(op, adaptor, Lowering{rewriter, op});
     if (failed(results))
       return failure();
@@ -376,7 +419,8 @@ struct ConvertCall : OpConversionPattern<func::CallOp> {
         return rewriter.notifyMatchFailure(op, "a result has a type that cannot be converted");
       counts.push_back(types.size() - before);
     }
-    auto call = func::CallOp::create(rewriter, op.getLoc(), op.getCallee(), types, flatten(adaptor.getOperands()));
+    auto call = func::CallOp::create(rewriter, op.getLoc(), op.getCallee(), types,
+                                     flatten(adaptor.getOperands()));
     SmallVector<SmallVector<Value>> replacements;
     auto results = call.getResults();
     for (size_t count : counts) {
@@ -388,7 +432,8 @@ struct ConvertCall : OpConversionPattern<func::CallOp> {
   }
 };
 
-/// A choice between features is a choice between each of their components. Canonicalisation makes them of scf.if.
+/// A choice between features is a choice between each of their components. Canonicalisation makes
+/// them of scf.if.
 struct ConvertSelect : OpConversionPattern<arith::SelectOp> {
   using OpConversionPattern::OpConversionPattern;
   LogicalResult matchAndRewrite(arith::SelectOp op, OneToNOpAdaptor adaptor,
@@ -415,7 +460,8 @@ std::optional<StringRef> whyNotLowered(Operation *op) {
         return "attribution has no compiled form; use iam.reference.attr for small inputs";
       })
       .Case<PolicyComposeOp, PolicyProjectOp, PolicyVerifyOp>([](auto) {
-        return "of the policy family only iam.policy.steer has a compiled form; use iam.reference.policy for small "
+        return "of the policy family only iam.policy.steer has a compiled form; use "
+               "iam.reference.policy for small "
                "inputs";
       })
       .Default([](auto) { return std::nullopt; });
@@ -436,9 +482,10 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
     MLIRContext *context = &getContext();
     FeaturesConverter converter;
     RewritePatternSet patterns(context);
-    patterns.add<ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>, ToRuntime<CLTBatchTopKOp>,
-                 ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>, ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>,
-                 ToRuntime<CLTDensifyOp>, ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,
+    patterns.add<ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>,
+                 ToRuntime<CLTBatchTopKOp>, ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>,
+                 ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>, ToRuntime<CLTDensifyOp>,
+                 ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,
                  ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ConvertReturn, ConvertCall,
                  ConvertSelect>(converter, context);
     populateFunctionOpInterfaceTypeConversionPattern<func::FuncOp>(patterns, converter);

@@ -22,29 +22,33 @@ namespace {
 /// The tensor whose memory `value` is a part of.
 Value wholeOf(Value value) {
   while (Operation *op = value.getDefiningOp()) {
-    if (!isa<tensor::CastOp, tensor::CollapseShapeOp, tensor::ExpandShapeOp, tensor::ExtractSliceOp, tensor::ReshapeOp>(
-            op))
+    if (!isa<tensor::CastOp, tensor::CollapseShapeOp, tensor::ExpandShapeOp, tensor::ExtractSliceOp,
+             tensor::ReshapeOp>(op))
       break;
     value = op->getOperand(0);
   }
   return value;
 }
 
-/// True if two such values may be one memory although they are two SSA values: results of choices, control flow, calls.
+/// True if two such values may be one memory although they are two SSA values: results of choices,
+/// control flow, calls.
 bool mayBeShared(Value whole) {
   Operation *op = whole.getDefiningOp();
   if (!op)
     return !cast<BlockArgument>(whole).getOwner()->isEntryBlock();
-  return op->getNumRegions() != 0 ? !isa<DestinationStyleOpInterface>(op) : isa<CallOpInterface, arith::SelectOp>(op);
+  return op->getNumRegions() != 0 ? !isa<DestinationStyleOpInterface>(op)
+                                  : isa<CallOpInterface, arith::SelectOp>(op);
 }
 
 void copyResult(func::ReturnOp op, OpOperand &result) {
   OpBuilder builder(op);
   auto type = cast<RankedTensorType>(result.get().getType());
-  result.set(bufferization::AllocTensorOp::create(builder, op.getLoc(), type, ValueRange(), result.get()));
+  result.set(
+      bufferization::AllocTensorOp::create(builder, op.getLoc(), type, ValueRange(), result.get()));
 }
 
-struct IAMPrepareEntryPointsPass : iam::impl::IAMPrepareEntryPointsPassBase<IAMPrepareEntryPointsPass> {
+struct IAMPrepareEntryPointsPass
+    : iam::impl::IAMPrepareEntryPointsPassBase<IAMPrepareEntryPointsPass> {
   void runOnOperation() override {
     Builder builder(&getContext());
     for (auto function : getOperation().getOps<func::FuncOp>()) {
@@ -53,7 +57,8 @@ struct IAMPrepareEntryPointsPass : iam::impl::IAMPrepareEntryPointsPassBase<IAMP
       function->setAttr("llvm.emit_c_interface", builder.getUnitAttr());
       for (BlockArgument argument : function.getArguments())
         if (isa<RankedTensorType>(argument.getType()))
-          function.setArgAttr(argument.getArgNumber(), bufferization::BufferizationDialect::kWritableAttrName,
+          function.setArgAttr(argument.getArgNumber(),
+                              bufferization::BufferizationDialect::kWritableAttrName,
                               builder.getBoolAttr(false));
       function.walk([](func::ReturnOp op) {
         llvm::SmallDenseSet<Value> returned;

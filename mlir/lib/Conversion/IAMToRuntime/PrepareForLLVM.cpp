@@ -26,7 +26,8 @@ SmallVector<Value> pointersOf(ValueRange memrefs, OpBuilder &builder, Location l
   });
 }
 
-/// dealloc (m0, m1, ... if c0, c1, ...) retain (r0, ...) -> dealloc (m0) if d0, dealloc (m1) if d1, ...
+/// dealloc (m0, m1, ... if c0, c1, ...) retain (r0, ...) -> dealloc (m0) if d0, dealloc (m1) if d1,
+/// ...
 ///   d_i = c_i, unless m_i is retained or an earlier m_j with c_j is the same memory.
 ///   The condition of r_j afterwards: one of the m_i with c_i is the same memory.
 void split(bufferization::DeallocOp op) {
@@ -34,7 +35,8 @@ void split(bufferization::DeallocOp op) {
   Location loc = op.getLoc();
   SmallVector<Value> freed = pointersOf(op.getMemrefs(), builder, loc);
   SmallVector<Value> kept = pointersOf(op.getRetained(), builder, loc);
-  Value yes = arith::ConstantIntOp::create(builder, loc, 1, 1), no = arith::ConstantIntOp::create(builder, loc, 0, 1);
+  Value yes = arith::ConstantIntOp::create(builder, loc, 1, 1),
+        no = arith::ConstantIntOp::create(builder, loc, 0, 1);
   auto equal = [&](Value a, Value b) -> Value {
     return arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::eq, a, b);
   };
@@ -54,13 +56,15 @@ void split(bufferization::DeallocOp op) {
     conditions.push_back(both(condition, arith::XOrIOp::create(builder, loc, taken, yes)));
   }
   for (auto [memref, condition] : llvm::zip_equal(op.getMemrefs(), conditions))
-    bufferization::DeallocOp::create(builder, loc, TypeRange(), ValueRange(memref), ValueRange(condition),
-                                     ValueRange());
+    bufferization::DeallocOp::create(builder, loc, TypeRange(), ValueRange(memref),
+                                     ValueRange(condition), ValueRange());
   op->replaceAllUsesWith(stillOwned);
   op.erase();
 }
 
-bool isContiguous(Value memref) { return cast<MemRefType>(memref.getType()).getLayout().isIdentity(); }
+bool isContiguous(Value memref) {
+  return cast<MemRefType>(memref.getType()).getLayout().isIdentity();
+}
 
 struct IAMPrepareForLLVMPass : iam::impl::IAMPrepareForLLVMPassBase<IAMPrepareForLLVMPass> {
   void runOnOperation() override {
@@ -72,13 +76,15 @@ struct IAMPrepareForLLVMPass : iam::impl::IAMPrepareForLLVMPassBase<IAMPrepareFo
         if (dealloc.getMemrefs().size() > 1)
           several.push_back(dealloc);
       } else if (auto copy = dyn_cast<memref::CopyOp>(op)) {
-        if (isa<MemRefType>(copy.getSource().getType()) && isa<MemRefType>(copy.getTarget().getType()) &&
+        if (isa<MemRefType>(copy.getSource().getType()) &&
+            isa<MemRefType>(copy.getTarget().getType()) &&
             (!isContiguous(copy.getSource()) || !isContiguous(copy.getTarget())))
           strided.push_back(copy);
       } else if (auto alloc = dyn_cast<memref::AllocOp>(op)) {
         Type element = alloc.getType().getElementType();
         if (element.isInteger() && element.getIntOrFloatBitWidth() < 8) {
-          op->emitError("tensors of ") << element << " that have to be stored are not lowered: use i8 or f32";
+          op->emitError("tensors of ")
+              << element << " that have to be stored are not lowered: use i8 or f32";
           complete = false;
         }
       }

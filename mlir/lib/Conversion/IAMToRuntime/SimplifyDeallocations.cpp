@@ -31,7 +31,8 @@ Origin originOf(Value memref) {
     if (isa<memref::AllocOp, bufferization::CloneOp>(op))
       return {Origin::Allocation, memref};
     if (auto call = dyn_cast<func::CallOp>(op))
-      return {iam::rt::isEntryPoint(call.getCallee()) ? Origin::Allocation : Origin::Unknown, memref};
+      return {iam::rt::isEntryPoint(call.getCallee()) ? Origin::Allocation : Origin::Unknown,
+              memref};
     if (isa<memref::GetGlobalOp>(op))
       return {Origin::Argument, memref}; // lives longer than the function, like an argument
     if (!isa<memref::ExtractStridedMetadataOp, ViewLikeOpInterface>(op))
@@ -55,7 +56,9 @@ void simplify(bufferization::DeallocOp op) {
   // An allocation that appears once and is not retained is freed on its own.
   OpBuilder builder(op);
   SmallVector<Value> memrefs, conditions;
-  auto shares = [](const Origin &origin) { return [&](const Origin &other) { return other.value == origin.value; }; };
+  auto shares = [](const Origin &origin) {
+    return [&](const Origin &other) { return other.value == origin.value; };
+  };
   for (auto [memref, condition, origin] : llvm::zip(op.getMemrefs(), op.getConditions(), freed)) {
     if (origin.kind != Origin::Allocation || llvm::count_if(freed, shares(origin)) != 1 ||
         llvm::any_of(kept, shares(origin))) {
@@ -63,16 +66,17 @@ void simplify(bufferization::DeallocOp op) {
       conditions.push_back(condition);
       continue;
     }
-    bufferization::DeallocOp::create(builder, op.getLoc(), TypeRange(), ValueRange(memref), ValueRange(condition),
-                                     ValueRange());
+    bufferization::DeallocOp::create(builder, op.getLoc(), TypeRange(), ValueRange(memref),
+                                     ValueRange(condition), ValueRange());
   }
   if (!memrefs.empty())
-    bufferization::DeallocOp::create(builder, op.getLoc(), op->getResultTypes(), memrefs, conditions,
-                                     op.getRetained());
+    bufferization::DeallocOp::create(builder, op.getLoc(), op->getResultTypes(), memrefs,
+                                     conditions, op.getRetained());
   op.erase();
 }
 
-struct IAMSimplifyDeallocationsPass : iam::impl::IAMSimplifyDeallocationsPassBase<IAMSimplifyDeallocationsPass> {
+struct IAMSimplifyDeallocationsPass
+    : iam::impl::IAMSimplifyDeallocationsPassBase<IAMSimplifyDeallocationsPass> {
   void runOnOperation() override {
     SmallVector<bufferization::DeallocOp> ops;
     getOperation()->walk([&](bufferization::DeallocOp op) { ops.push_back(op); });

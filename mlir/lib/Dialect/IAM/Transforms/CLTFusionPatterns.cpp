@@ -23,8 +23,7 @@ namespace {
 
 /// activation(encode(x)) -> encode_sparse activation x
 ///   when nothing else reads the pre-activations.
-template <typename ActivationOp>
-struct FuseActivationIntoEncode : OpRewritePattern<ActivationOp> {
+template <typename ActivationOp> struct FuseActivationIntoEncode : OpRewritePattern<ActivationOp> {
   FuseActivationIntoEncode(MLIRContext *context, CLTFusionCounts &counts)
       : OpRewritePattern<ActivationOp>(context), counts(counts) {}
 
@@ -37,7 +36,8 @@ struct FuseActivationIntoEncode : OpRewritePattern<ActivationOp> {
           op, "the pre-activations have another use: fusing would compute them twice");
     if (encode->getBlock() != op->getBlock())
       return rewriter.notifyMatchFailure(
-          op, "the pre-activations are made in another block: fusing could move an encode into a loop");
+          op,
+          "the pre-activations are made in another block: fusing could move an encode into a loop");
 
     Activation activation;
     Value threshold;
@@ -73,7 +73,8 @@ struct RefuseBatchTopK : OpRewritePattern<CLTBatchTopKOp> {
 struct RefuseGate : OpRewritePattern<CLTGateOp> {
   using OpRewritePattern::OpRewritePattern;
   LogicalResult matchAndRewrite(CLTGateOp op, PatternRewriter &rewriter) const override {
-    return rewriter.notifyMatchFailure(op, "gate reads two encodes: there is no fused kernel for it");
+    return rewriter.notifyMatchFailure(op,
+                                       "gate reads two encodes: there is no fused kernel for it");
   }
 };
 
@@ -93,11 +94,13 @@ struct SparsifyDenseDecode : OpRewritePattern<linalg::MatmulOp> {
       return rewriter.notifyMatchFailure(op, "the left operand is not made by iam.clt.densify");
     if (op->getNumResults() != 1 || op.hasUserDefinedMaps())
       return rewriter.notifyMatchFailure(op, "not a plain product of tensors");
-    if (!getElementTypeOrSelf(op.getInputs()[1]).isF32() || !getElementTypeOrSelf(op->getResult(0)).isF32())
+    if (!getElementTypeOrSelf(op.getInputs()[1]).isF32() ||
+        !getElementTypeOrSelf(op->getResult(0)).isF32())
       return rewriter.notifyMatchFailure(op, "the product has another element type than f32");
     auto fill = op.getOutputs()[0].getDefiningOp<linalg::FillOp>();
     if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
-      return rewriter.notifyMatchFailure(op, "the product accumulates into something else than zeros");
+      return rewriter.notifyMatchFailure(op,
+                                         "the product accumulates into something else than zeros");
     rewriter.replaceOpWithNewOp<CLTDecodeOp>(op, op->getResultTypes()[0], densify.getF(),
                                              op.getInputs()[1], Value());
     ++counts.denseDecodes;
@@ -122,25 +125,26 @@ std::optional<std::pair<Value, Value>> termsOfSum(Value value) {
   return std::nullopt;
 }
 
-/// `rest + decode(plus) - decode(minus)` below `root`. `rest` may be null. `middle` is the op between `root` and the
-/// decode that it holds, or null.
+/// `rest + decode(plus) - decode(minus)` below `root`. `rest` may be null. `middle` is the op
+/// between `root` and the decode that it holds, or null.
 struct Difference {
   Value rest;
   CLTDecodeOp plus, minus;
   Operation *middle = nullptr;
   bool plusIsInMiddle = false;
 
-  /// True if nothing but `root` needs the decode, so that it dies with the rewrite. A decode in another block is not
-  /// counted: around a loop with `root` in it, it runs once where `root` runs often.
+  /// True if nothing but `root` needs the decode, so that it dies with the rewrite. A decode in
+  /// another block is not counted: around a loop with `root` in it, it runs once where `root` runs
+  /// often.
   bool dies(CLTDecodeOp decode, Operation *root) const {
     bool inMiddle = middle && (decode == plus) == plusIsInMiddle;
-    return decode->hasOneUse() && decode->getBlock() == root->getBlock() && (!inMiddle || middle->hasOneUse());
+    return decode->hasOneUse() && decode->getBlock() == root->getBlock() &&
+           (!inMiddle || middle->hasOneUse());
   }
 };
 
 /// One decode and the other term of a sum, both ways round.
-template <typename Callback>
-LogicalResult forEachDecodeInSum(Value sum, Callback callback) {
+template <typename Callback> LogicalResult forEachDecodeInSum(Value sum, Callback callback) {
   auto terms = termsOfSum(sum);
   if (!terms)
     return failure();
@@ -151,13 +155,15 @@ LogicalResult forEachDecodeInSum(Value sum, Callback callback) {
   return failure();
 }
 
-LogicalResult sameDecoder(CLTDecodeOp a, CLTDecodeOp b, Operation *root, PatternRewriter &rewriter) {
+LogicalResult sameDecoder(CLTDecodeOp a, CLTDecodeOp b, Operation *root,
+                          PatternRewriter &rewriter) {
   if (a == b)
     return rewriter.notifyMatchFailure(root, "both reconstructions are the same value");
   if (a.getWDec() != b.getWDec())
     return rewriter.notifyMatchFailure(root, "the reconstructions have different decoder weights");
   if (a.getBDec() != b.getBDec())
-    return rewriter.notifyMatchFailure(root, "the reconstructions have different biases: they do not cancel");
+    return rewriter.notifyMatchFailure(
+        root, "the reconstructions have different biases: they do not cancel");
   return success();
 }
 
@@ -185,7 +191,8 @@ protected:
     if (failed(sameDecoder(plus, minus, root, rewriter)))
       return failure();
     bool plusDies = diff.dies(plus, root), minusDies = diff.dies(minus, root);
-    auto f = cast<FeaturesType>(minus.getF().getType()), g = cast<FeaturesType>(plus.getF().getType());
+    auto f = cast<FeaturesType>(minus.getF().getType()),
+         g = cast<FeaturesType>(plus.getF().getType());
     Type type = root->getResult(0).getType();
     Location loc = rewriter.getFusedLoc({plus.getLoc(), minus.getLoc()});
     auto decode = [&](Value codes) -> Value {
@@ -203,21 +210,26 @@ protected:
     if (!edits.empty()) {
       if (!plusDies && !minusDies)
         return rewriter.notifyMatchFailure(
-            root, "both reconstructions stay (another use, another block): subtracting them is cheaper than one more decode");
+            root, "both reconstructions stay (another use, another block): subtracting them is "
+                  "cheaper than one more decode");
       for (CLTEditOp edit : llvm::reverse(edits)) {
         auto in = cast<FeaturesType>(edit.getF().getType());
-        Value delta = CLTDeltaOp::create(rewriter, edit.getLoc(), in.withK(edit.getFeatures().size()),
-                                         edit.getMode(), edit.getF(), edit.getFeatures(), edit.getA(), edit.getB());
+        Value delta = CLTDeltaOp::create(rewriter, edit.getLoc(),
+                                         in.withK(edit.getFeatures().size()), edit.getMode(),
+                                         edit.getF(), edit.getFeatures(), edit.getA(), edit.getB());
         Value term = decode(delta);
-        result = result ? Value(arith::AddFOp::create(rewriter, root->getLoc(), result, term)) : term;
+        result =
+            result ? Value(arith::AddFOp::create(rewriter, root->getLoc(), result, term)) : term;
       }
       ++counts.deltas;
     } else {
       if (!plusDies || !minusDies)
-        return rewriter.notifyMatchFailure(
-            root, "a reconstruction stays (another use, another block): decoding the difference of codes would add work");
+        return rewriter.notifyMatchFailure(root,
+                                           "a reconstruction stays (another use, another block): "
+                                           "decoding the difference of codes would add work");
       if (f.isKForm() != g.isKForm())
-        return rewriter.notifyMatchFailure(root, "the codes have different forms (k slots and compressed rows)");
+        return rewriter.notifyMatchFailure(
+            root, "the codes have different forms (k slots and compressed rows)");
       if (f.getRows() != g.getRows())
         return rewriter.notifyMatchFailure(root, "the codes have different static row counts");
       FeaturesType subType = g.isKForm() ? g.withK(*g.getK() + *f.getK()) : g;
@@ -255,32 +267,37 @@ struct DifferenceAtSub : OpRewritePattern<arith::SubFOp>, DifferenceRewriter {
     if (auto plus = op.getLhs().getDefiningOp<CLTDecodeOp>())
       return rewrite(op, {Value(), plus, minus}, rewriter);
     LogicalResult done = forEachDecodeInSum(op.getLhs(), [&](CLTDecodeOp plus, Value rest) {
-      return rewrite(op, {rest, plus, minus, op.getLhs().getDefiningOp(), /*plusIsInMiddle=*/true}, rewriter);
+      return rewrite(op, {rest, plus, minus, op.getLhs().getDefiningOp(), /*plusIsInMiddle=*/true},
+                     rewriter);
     });
     if (failed(done))
-      return rewriter.notifyMatchFailure(op, "no reconstruction to subtract from that can be merged");
+      return rewriter.notifyMatchFailure(op,
+                                         "no reconstruction to subtract from that can be merged");
     return success();
   }
 };
 
 /// (x - decode(f)) + decode(g) -> x + decode(delta), terms in any order
-template <typename SumOp>
-struct DifferenceAtSum : OpRewritePattern<SumOp>, DifferenceRewriter {
+template <typename SumOp> struct DifferenceAtSum : OpRewritePattern<SumOp>, DifferenceRewriter {
   DifferenceAtSum(MLIRContext *context, CLTFusionCounts &counts)
       : OpRewritePattern<SumOp>(context), DifferenceRewriter(counts) {}
 
   LogicalResult matchAndRewrite(SumOp op, PatternRewriter &rewriter) const override {
-    LogicalResult done = forEachDecodeInSum(op->getResult(0), [&](CLTDecodeOp plus, Value other) -> LogicalResult {
-      auto error = other.getDefiningOp<arith::SubFOp>();
-      if (!error)
-        return rewriter.notifyMatchFailure(op, "the other term is not a difference");
-      auto minus = error.getRhs().getDefiningOp<CLTDecodeOp>();
-      if (!minus)
-        return rewriter.notifyMatchFailure(op, "the other term does not subtract a reconstruction");
-      return rewrite(op, {error.getLhs(), plus, minus, error, /*plusIsInMiddle=*/false}, rewriter);
-    });
+    LogicalResult done =
+        forEachDecodeInSum(op->getResult(0), [&](CLTDecodeOp plus, Value other) -> LogicalResult {
+          auto error = other.getDefiningOp<arith::SubFOp>();
+          if (!error)
+            return rewriter.notifyMatchFailure(op, "the other term is not a difference");
+          auto minus = error.getRhs().getDefiningOp<CLTDecodeOp>();
+          if (!minus)
+            return rewriter.notifyMatchFailure(op,
+                                               "the other term does not subtract a reconstruction");
+          return rewrite(op, {error.getLhs(), plus, minus, error, /*plusIsInMiddle=*/false},
+                         rewriter);
+        });
     if (failed(done))
-      return rewriter.notifyMatchFailure(op, "not a sum of a reconstruction and an error term that can be merged");
+      return rewriter.notifyMatchFailure(
+          op, "not a sum of a reconstruction and an error term that can be merged");
     return success();
   }
 };

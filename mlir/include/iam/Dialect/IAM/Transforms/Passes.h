@@ -30,8 +30,7 @@ struct CLTFusionCounts {
 };
 
 /// The patterns of `iam-clt-fusion`. `counts` must outlive the pattern set.
-void populateCLTFusionPatterns(mlir::RewritePatternSet &patterns,
-                               CLTFusionCounts &counts);
+void populateCLTFusionPatterns(mlir::RewritePatternSet &patterns, CLTFusionCounts &counts);
 } // namespace iam
 
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES_H
