@@ -10,6 +10,7 @@
 
 #include "iam-c/IAM.h"
 #include "mlir-c/BuiltinTypes.h"
+#include "mlir/Bindings/Python/Diagnostics.h"
 #include "mlir/Bindings/Python/Nanobind.h"
 #include "mlir/Bindings/Python/NanobindAdaptors.h"
 
@@ -26,12 +27,12 @@ NB_MODULE(_mlirDialectsIAM, m) {
           "get",
           [](const nb::object &cls, std::optional<int64_t> rows, int64_t dictionary,
              MlirType elementType, std::optional<int64_t> k, MlirLocation loc) {
+            mlir::python::CollectDiagnosticsToStringScope scope(mlirLocationGetContext(loc));
             MlirType type =
                 iamFeaturesTypeGetChecked(loc, rows.value_or(mlirShapedTypeGetDynamicSize()),
                                           dictionary, elementType, k.value_or(-1));
             if (mlirTypeIsNull(type))
-              throw nb::value_error("not a features type: expected rows >= 0 or None, dictionary "
-                                    ">= 1, element type f32, k >= 1 or None");
+              throw nb::value_error(scope.takeMessage().c_str());
             return cls(type);
           },
           nb::arg("cls"), nb::arg("rows").none(), nb::arg("dictionary"), nb::arg("element_type"),

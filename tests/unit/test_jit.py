@@ -534,6 +534,17 @@ def test_verifier_errors_point_at_the_op():
     assert "\n  " + " " * 7 + "^" in message
 
 
+def test_functions_that_are_not_there_are_named():
+    text = """
+    func.func private @nowhere(tensor<2xf32>) -> tensor<2xf32>
+    func.func @f(%x: tensor<2xf32>) -> tensor<2xf32> {
+      %0 = call @nowhere(%x) : (tensor<2xf32>) -> tensor<2xf32>
+      return %0 : tensor<2xf32>
+    }"""
+    with pytest.raises(CompileError, match="it declares @nowhere without a body"):
+        compile_module(text)
+
+
 def test_ops_without_a_lowering_say_so():
     text = """
     func.func @compose(%v: tensor<3x4xf32>, %s: tensor<3xf32>) -> tensor<4xf32> {

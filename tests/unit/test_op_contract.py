@@ -14,16 +14,6 @@ from iam._tools import install_root
 OP_LIST = install_root() / "mlir" / "iam_ops.json"
 DIALECT = json.loads(OP_LIST.read_text(encoding="utf-8"))
 OPS = DIALECT["ops"]
-# Rows of docs/status.md whose cell "fold" does not say what ODS says. Correcting a cell makes its test fail until its
-# name is gone from here.
-WRONG_FOLD_CELLS = {
-    "iam.clt.encode_sparse",
-    "iam.clt.jumprelu",
-    "iam.clt.residual",
-    "iam.clt.sub",
-    "iam.policy.project",
-    "iam.policy.steer",
-}
 SOURCE = re.compile(r"arXiv:|doi:|https://|[Oo]riginal to IAM")
 
 each_op = pytest.mark.parametrize("op", OPS, ids=lambda op: op["name"])
@@ -169,10 +159,8 @@ def test_status_row(op, status):
 
 
 @each_op
-def test_status_of_folds(op, status, request):
+def test_status_of_folds(op, status):
     cell = status[op["name"]]["fold"]
-    if op["name"] in WRONG_FOLD_CELLS:
-        request.applymarker(pytest.mark.xfail(reason="docs/status.md is wrong there; it is not this test's file"))
     assert cell in ("✓", "—", "open")
     assert (cell == "✓") == op["folds"], f"docs/status.md says {cell} of the folds of {op['name']}; ODS: {op['folds']}"
 

@@ -292,6 +292,14 @@ class Native:
     compile_ms: float
 
 
+_OURS = ("iam_rt_", "_mlir_ciface_iam_rt_", "_mlir_memref_to_llvm_")
+"""What the runtime exports to compiled programs."""
+
+
+def _is_empty(function: Any) -> bool:
+    return len(function.operation.regions[0].blocks) == 0
+
+
 def build_engine(
     module: Any, inputs: Sequence[Slot], results: Sequence[Slot], *, opt_level: int, verify: bool
 ) -> Native:
@@ -301,13 +309,22 @@ def build_engine(
     start = time.perf_counter()
     runtime = native()
     run_pipelines(module, PIPELINES["llvm"], verify=verify)
+    declared = [
+        op.attributes["sym_name"].value
+        for op in module.body.operations
+        if op.operation.name == "llvm.func" and _is_empty(op)
+    ]
     try:
         engine = ExecutionEngine(module, opt_level=opt_level, shared_libs=[str(runtime_library())])
     except RuntimeError as error:
         raise InternalError(f"iam.compiler: no machine code could be made for this program: {error}") from error
     address = engine.raw_lookup(f"_mlir_ciface_{ENTRY}")
     if not address:
-        raise InternalError(f"iam.compiler: the compiled program has no entry _mlir_ciface_{ENTRY}")
+        names = ", ".join("@" + name for name in declared if not name.startswith(_OURS))
+        raise CompileError(
+            "iam.compiler: the program could not be linked"
+            + (f"; it declares {names} without a body, and at least one of them is not there" if names else "")
+        )
     program = runtime.Program(address, flat(inputs), flat(results))
     return Native(program, engine, (time.perf_counter() - start) * 1e3)
 
