@@ -10,6 +10,7 @@ that ratio and its quartiles over the rounds. The first token of a run (prefill)
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import platform
@@ -75,7 +76,7 @@ def run(model: Any, site: Any, program: Any, tokens: int) -> float:
     else:
         with model.attach(site, program, from_position=1):
             generate()
-    return statistics.median(b - a for a, b in zip(marks, marks[1:])) * 1e3
+    return statistics.median(b - a for a, b in itertools.pairwise(marks)) * 1e3
 
 
 def main() -> None:
