@@ -6,8 +6,10 @@
 #include "iam/clt/encode.h"
 #include "iam/core/pool.h"
 
+#include <functional>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace iam::rt::test {
 namespace {
@@ -183,6 +185,239 @@ TEST(EncodeTopK, StridedRows) {
                   Mat<const float>(wWide.at.data(), 20, 300, 311), p.bias.vec(), p.center.vec()},
                  b.out()));
   EXPECT_TRUE(a == b);
+}
+
+// Levels that screen do so from 9 (bfloat16), 32 or 144 (int16) rows on, so these have more. Screening must
+// not show: the result is that of the dense float32 sums, bit for bit.
+constexpr int64_t kScreened = 150;
+
+// No bias and no b_dec.
+Problem bare(int64_t depth, int64_t features, unsigned seed, int64_t rows = kScreened) {
+  Problem p(rows, depth, features, seed);
+  std::fill(p.bias.at.begin(), p.bias.at.end(), 0.0f);
+  std::fill(p.center.at.begin(), p.center.at.end(), 0.0f);
+  return p;
+}
+
+TEST(ScreenedTopK, AnySizeAndK) {
+  for (const auto &[depth, features] : {std::pair<int64_t, int64_t>{0, 9},
+                                        {1, 1},
+                                        {1, 50},
+                                        {2, 17},
+                                        {3, 385},
+                                        {31, 1000},
+                                        {64, 1537},
+                                        {129, 400}})
+    for (const int64_t k : {int64_t(1), features / 2, features})
+      if (k >= 1)
+        checkTopK(Problem(kScreened, depth, features, 21), k);
+}
+
+TEST(ScreenedTopK, AgreesWithFloat64) {
+  const Problem p(kScreened, 96, 3001, 22);
+  Codes codes(kScreened, 16);
+  expectOk(encodeTopK(p.view(), codes.out()));
+  for (int64_t r = 0; r < kScreened; r += 7) {
+    std::vector<double> least;
+    for (int64_t f = 0; f < 3001; ++f) {
+      const Oracle o = oracle(p, r, f);
+      least.push_back(o.value - o.tolerance);
+    }
+    std::nth_element(least.begin(), least.begin() + 15, least.end(), std::greater<>());
+    for (int64_t i = 0; i < 16; ++i) {
+      const Oracle o = oracle(p, r, codes.indices(r, i));
+      ASSERT_NEAR(codes.values(r, i), o.value, o.tolerance);
+      ASSERT_GE(o.value + o.tolerance, least[15]) << "not among the largest";
+    }
+  }
+}
+
+TEST(ScreenedTopK, NearTiesFarBelowTheBound) {
+  for (const float step : {0.0f, 1e-7f, 1e-6f, 1e-5f, 1e-3f}) { // relative to the columns
+    Problem p = bare(40, 1200, 23);
+    for (int64_t i = 0; i < 40; ++i)
+      for (int64_t f = 0; f < 1200; ++f)
+        p.w(i, f) = p.w(i, f % 60) * (1 + step * static_cast<float>((f * 7919) % 20));
+    checkTopK(p, 32);
+  }
+}
+
+TEST(ScreenedTopK, EqualColumnsFallBackToFloat32) {
+  Problem p = bare(64, 2000, 24);
+  for (int64_t i = 0; i < 64; ++i)
+    for (int64_t f = 0; f < 2000; ++f)
+      p.w(i, f) = 0.1f * static_cast<float>(i + 1);
+  checkTopK(p, 1);
+  checkTopK(p, 40);
+}
+
+TEST(ScreenedTopK, RoundingErrorsThatAllPointOneWay) {
+  // After scaling, every entry of x lies halfway between two integers, and all products have one sign: the
+  // error is as large as the bound allows. The columns differ by less than that.
+  for (const float fraction : {0.5f, 0.49f, 0.51f}) {
+    Problem p = bare(64, 900, 25);
+    for (int64_t r = 0; r < kScreened; ++r)
+      for (int64_t i = 0; i < 64; ++i)
+        p.x(r, i) = static_cast<float>(2900 + (r * 13 + i) % 7) + fraction;
+    for (int64_t i = 0; i < 64; ++i)
+      for (int64_t f = 0; f < 900; ++f)
+        p.w(i, f) = (2800 + fraction + 0.01f * static_cast<float>((f * 331) % 97)) * 0.125f;
+    checkTopK(p, 12);
+  }
+}
+
+TEST(ScreenedTopK, RowsAndColumnsOfVeryDifferentScale) {
+  Problem p = bare(48, 1100, 26);
+  for (int64_t r = 0; r < kScreened; ++r)
+    for (int64_t i = 0; i < 48; ++i)
+      p.x(r, i) *= std::ldexp(1.0f, static_cast<int>(r % 61) - 30);
+  for (int64_t i = 0; i < 48; ++i)
+    for (int64_t f = 0; f < 1100; ++f)
+      p.w(i, f) *= std::ldexp(1.0f, static_cast<int>(f % 81) - 40 + static_cast<int>(i % 5));
+  checkTopK(p, 20);
+  for (int64_t f = 0; f < 1100; ++f) // biases that cancel the sums, or drown them
+    p.bias(0, f) = std::ldexp(f % 2 ? 1.0f : -1.0f, static_cast<int>(f % 90) - 45);
+  checkTopK(p, 20);
+}
+
+TEST(ScreenedTopK, Outliers) {
+  Problem p = bare(70, 2500, 27);
+  for (int64_t r = 0; r < kScreened; ++r)
+    p.x(r, 7) = r % 3 ? 3000.0f : -1e6f;
+  for (int64_t f = 0; f < 2500; f += 5)
+    p.w(f % 70, f) = 500;
+  checkTopK(p, 20);
+}
+
+TEST(ScreenedTopK, DenormalsAndZeros) {
+  for (const auto &[xScale, wScale] : {std::pair<float, float>{1e-40f, 1.0f},
+                                       {1.0f, 1e-40f},
+                                       {1e-22f, 1e-22f},
+                                       {1e-40f, 1e37f},
+                                       {1e30f, 1e-41f}}) {
+    Problem p = bare(33, 800, 28);
+    for (float &v : p.x.at)
+      v *= xScale;
+    for (float &v : p.w.at)
+      v *= wScale;
+    for (int64_t i = 0; i < 33; ++i) {
+      p.x(5, i) = 0; // the bias alone decides
+      for (int64_t f = 100; f < 120; ++f)
+        p.w(i, f) = 0;
+    }
+    checkTopK(p, 9);
+    p.bias = normal(1, 800, 29, 1e-3f);
+    checkTopK(p, 9);
+  }
+}
+
+TEST(ScreenedTopK, NearOverflow) {
+  for (const float scale : {1e18f, 1e19f, 3e19f}) { // |x| |w| around and above the largest float
+    Problem p = bare(30, 600, 30);
+    for (int64_t r = 0; r < kScreened; r += 2) // the other rows are as usual
+      for (int64_t i = 0; i < 30; ++i)
+        p.x(r, i) = std::fabs(p.x(r, i)) * scale;
+    for (int64_t i = 0; i < 30; ++i)
+      for (int64_t f = 0; f < 600; ++f)
+        p.w(i, f) = std::fabs(p.w(i, f)) * (f % 3 ? 1.0f : scale);
+    checkTopK(p, 10); // infinities tie, and go to the lowest feature
+  }
+  Problem huge = bare(5, 300, 31);
+  for (float &v : huge.x.at)
+    v = std::fabs(v) < 1e-3f ? 1e30f : std::fabs(v) * 1e37f;
+  for (float &v : huge.w.at)
+    v = std::fabs(v) * 1e-3f;
+  checkTopK(huge, 4);
+}
+
+TEST(ScreenedTopK, InfiniteWeightsAndBiases) {
+  Problem p = bare(12, 500, 32);
+  for (float &v : p.x.at)
+    v = std::fabs(v) + 0.01f;
+  for (int64_t i = 0; i < 12; ++i) {
+    p.w(i, 41) = std::numeric_limits<float>::infinity();
+    p.w(i, 42) = -std::numeric_limits<float>::infinity();
+  }
+  p.bias(0, 77) = std::numeric_limits<float>::infinity();
+  p.bias(0, 78) = -std::numeric_limits<float>::infinity();
+  checkTopK(p, 6);
+  checkTopK(p, 500);
+}
+
+// Depths 1 and 2, where Cauchy-Schwarz is an equality, so that each term of the bound is needed in full:
+// int16 keeps 15 bits of values near 1, and these differ in the bits after that. Rounding alone would keep
+// their order; the biases, as small, mix it.
+TEST(ScreenedTopK, OnlyTheErrorOfTheWeightsDecides) {
+  for (const int64_t features : {200, 2000}) {
+    Problem p = bare(1, features, 36);
+    for (int64_t r = 0; r < kScreened; ++r)
+      p.x(r, 0) = std::ldexp(1.0f, static_cast<int>(r % 9) - 4);
+    for (int64_t f = 0; f < features; ++f)
+      p.w(0, f) = 1 + 3e-4f * std::fabs(p.w(0, f));
+    p.bias = normal(1, features, 39, 1e-4f);
+    for (const int64_t k : {1, 3, 50})
+      checkTopK(p, k);
+  }
+}
+
+TEST(ScreenedTopK, OnlyTheErrorOfTheRowDecides) {
+  Problem p = bare(2, 512, 37);
+  for (int64_t r = 0; r < kScreened; ++r)
+    for (int64_t i = 0; i < 2; ++i)
+      p.x(r, i) = 1 + 2.5e-5f * p.x(r, i);
+  for (int64_t f = 0; f < 512; ++f) { // exact in int16, with sums that are nearly equal
+    p.w(0, f) = static_cast<float>((f * 199) % 512);
+    p.w(1, f) = 512 - p.w(0, f);
+  }
+  p.bias = normal(1, 512, 40, 2e-3f);
+  for (const int64_t k : {1, 7})
+    checkTopK(p, k);
+}
+
+TEST(ScreenedTopK, SumsThatOverflowOnTheWay) {
+  Problem p = bare(3, 300, 38);
+  std::fill(p.x.at.begin(), p.x.at.end(), 1e19f);
+  for (int64_t f = 0; f < 300; ++f) {
+    const float big = 3e19f; // two of these overflow, the third does not bring that back
+    p.w(0, f) = f == 205 ? big : 3.2e19f - 1e16f * static_cast<float>(f);
+    p.w(1, f) = f == 205 ? big : 0.0f;
+    p.w(2, f) = f == 205 ? -big : 0.0f;
+  }
+  checkTopK(p, 1);
+  checkTopK(p, 5);
+}
+
+TEST(ScreenedTopK, WhatIsNotFiniteIsNamed) {
+  Problem p(kScreened, 37, 600, 33);
+  p.w(5, 77) = std::numeric_limits<float>::quiet_NaN();
+  Codes codes(kScreened, 3);
+  expectError(encodeTopK(p.view(), codes.out()), Code::kNonFinite, "feature 77 in row 0");
+  p.w(5, 77) = 0;
+  p.bias(0, 599) = std::numeric_limits<float>::quiet_NaN();
+  expectError(encodeTopK(p.view(), codes.out()), Code::kNonFinite, "feature 599 in row 0");
+  p.bias(0, 599) = 0;
+  p.x(140, 36) = -std::numeric_limits<float>::infinity();
+  expectError(encodeTopK(p.view(), codes.out()), Code::kNonFinite, "at row 140, column 36");
+}
+
+TEST(ScreenedTopK, BatchAndThreadsDoNotChangeABit) {
+  const Problem p(2 * kScreened, 50, 1777, 34);
+  const int64_t rows = 2 * kScreened;
+  Codes whole(rows, 13), split(rows, 13), single(rows, 13);
+  expectOk(encodeTopK(p.view(), whole.out()));
+  // Streamed, tiled and screened parts.
+  for (const auto &[begin, end] : {std::pair<int64_t, int64_t>{0, 1}, {1, 9}, {9, 40}, {40, 290}, {290, 300}})
+    expectOk(encodeTopK(p.rows(begin, end), {Mat<float>(&split.values(begin, 0), end - begin, 13),
+                                             Mat<int32_t>(&split.indices(begin, 0), end - begin, 13)}));
+  withThreads(1, [&] { expectOk(encodeTopK(p.view(), single.out())); });
+  EXPECT_TRUE(whole == split);
+  EXPECT_TRUE(whole == single);
+}
+
+TEST(Encode, FewRowsOfAWideDictionary) { // longer than one run of the stream
+  for (const int64_t rows : {1, 2, 3, 8, 9})
+    for (const int64_t depth : {7, 8, 41})
+      checkTopK(Problem(rows, depth, 9001, 35), 5);
 }
 
 TEST(EncodeThreshold, IsTheThresholdOfTheDensePreActivations) {
