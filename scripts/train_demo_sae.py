@@ -419,10 +419,13 @@ def collect_contexts(weights: Weights, data: Harvest, tokenizer: Any, examples: 
     """For each feature: where it is strongest (each example from another context), its largest activation and its density."""
     features, strengths, places = [], [], []
     per_context = CONTEXT - 1
+    # Two of the rows that were trained on are sinks in part (norm 8 times the median): their activations would be the
+    # largest of a hundred features and say nothing about them.
+    limit = SINK / 2 * float(np.median(np.linalg.norm(np.array(data.rows[:64], dtype=np.float32), axis=-1)))
     for start in tqdm(range(0, len(data.rows), 32), desc="contexts"):
         block = torch.from_numpy(np.array(data.rows[start : start + 32])).reshape(-1, D_IN).float()
         values, indices = weights.encode(block)
-        ordinary = block.norm(dim=1) < 2000
+        ordinary = block.norm(dim=1) < limit
         row, slot = ((values > 0) & ordinary[:, None]).nonzero(as_tuple=True)
         features.append(indices[row, slot].numpy().astype(np.int16))
         strengths.append(values[row, slot].numpy())
