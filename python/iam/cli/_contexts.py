@@ -43,7 +43,7 @@ class Contexts:
 
 def label(examples: list[Example]) -> str:
     """A short name: the token that the examples agree on, or the two most frequent, ``""`` without examples."""
-    words = Counter(example.token.strip() or repr(example.token)[1:-1] for example in examples)
+    words = Counter(example.token.strip() or example.token.replace(" ", "␣") for example in examples)
     names = [word for word, _ in words.most_common(2)]
     if len(names) == 2 and words[names[0]] > 1 and words[names[1]] == 1:
         names = names[:1]
