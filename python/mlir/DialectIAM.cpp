@@ -3,8 +3,8 @@
 // Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 //
-// A module of its own: a subclass of iam.mlir.ir.Type can only be made once iam.mlir.ir is there, and SiteInitialize
-// runs before.
+// A module of its own: a subclass of iam.mlir.ir.Type can only be made once iam.mlir.ir is there,
+// and SiteInitialize runs before.
 //
 //===----------------------------------------------------------------------===//
 

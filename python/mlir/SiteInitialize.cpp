@@ -3,8 +3,8 @@
 // Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 //
-// iam.mlir._mlir_libs imports this module when it loads: every Context then knows iam and the upstream dialects that
-// its pipelines use, and PassManager.parse knows the passes.
+// iam.mlir._mlir_libs imports this module when it loads: every Context then knows iam and the
+// upstream dialects that its pipelines use, and PassManager.parse knows the passes.
 //
 //===----------------------------------------------------------------------===//
 
@@ -42,7 +42,8 @@ NB_MODULE(_site_initialize_0, m) {
         nb::list pipelines;
         iamEnumeratePipelines(
             [](MlirStringRef name, MlirStringRef passes, MlirStringRef why, void *list) {
-              static_cast<nb::list *>(list)->append(nb::make_tuple(str(name), str(passes), str(why)));
+              static_cast<nb::list *>(list)->append(
+                  nb::make_tuple(str(name), str(passes), str(why)));
             },
             &pipelines);
         return pipelines;

@@ -1,4 +1,5 @@
-//===- IAM.h - C API of the iam dialect -------------------------------------------------*- C -*-===//
+//===- IAM.h - C API of the iam dialect -------------------------------------------------*- C
+//-*-===//
 #ifndef IAM_C_IAM_H
 #define IAM_C_IAM_H
 
@@ -20,10 +21,10 @@ MLIR_CAPI_EXPORTED void iamRegisterPasses(void);
 MLIR_CAPI_EXPORTED int iamOptMain(int argc, char **argv);
 
 /// Calls `callback` for each named pipeline, in order: name, textual pass pipeline, why it exists.
-MLIR_CAPI_EXPORTED void
-iamEnumeratePipelines(void (*callback)(MlirStringRef name, MlirStringRef passes, MlirStringRef why,
-                                       void *userData),
-                      void *userData);
+MLIR_CAPI_EXPORTED void iamEnumeratePipelines(void (*callback)(MlirStringRef name,
+                                                               MlirStringRef passes,
+                                                               MlirStringRef why, void *userData),
+                                              void *userData);
 
 /// `!iam.features<ROWSxDICTIONARYxELEMENT[, k = K]>`. `rows` may be
 /// `mlirShapedTypeGetDynamicSize()`; `k` < 0 means "as many as there are" (compressed rows).

@@ -1,4 +1,5 @@
-//===- IAM.cpp - C API of the iam dialect ------------------------------------------------------===//
+//===- IAM.cpp - C API of the iam dialect
+//------------------------------------------------------===//
 //
 // Part of the IAM project, under the Apache License v2.0 with LLVM Exceptions.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception

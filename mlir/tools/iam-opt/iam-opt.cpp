@@ -1,4 +1,5 @@
-//===- iam-opt.cpp - the optimizer driver ------------------------------------------------------===//
+//===- iam-opt.cpp - the optimizer driver
+//------------------------------------------------------===//
 // Everything is in the library that the Python bindings use too.
 #include "iam-c/IAM.h"
 

@@ -16,9 +16,7 @@ using namespace mlir;
 using namespace iam;
 using namespace iam::detail;
 
-static RankedTensorType tensorType(Value value) {
-  return cast<RankedTensorType>(value.getType());
-}
+static RankedTensorType tensorType(Value value) { return cast<RankedTensorType>(value.getType()); }
 
 static bool compatible(ArrayRef<int64_t> a, ArrayRef<int64_t> b) {
   return succeeded(verifyCompatibleShape(a, b));
@@ -50,8 +48,7 @@ LogicalResult AttrPathOp::verify() {
   if (!::compatible(points.getShape(), expected.getShape()))
     return emitOpError("expected points of type ") << expected << ", got " << points;
   // attr_path_c5
-  return expectEqual(*this, dim("the number of weights", getWeights(), 0),
-                     {"steps", steps});
+  return expectEqual(*this, dim("the number of weights", getWeights(), 0), {"steps", steps});
 }
 
 //===----------------------------------------------------------------------===//
@@ -82,34 +79,30 @@ LogicalResult AttrGradOp::verify() {
 
 LogicalResult AttrGradOp::verifySymbolUses(SymbolTableCollection &symbols) {
   // attr_grad_c5
-  auto function =
-      symbols.lookupNearestSymbolFrom<FunctionOpInterface>(*this, getCalleeAttr());
+  auto function = symbols.lookupNearestSymbolFrom<FunctionOpInterface>(*this, getCalleeAttr());
   if (!function)
     return emitOpError("expected the name of a function, got @") << getCallee();
   // attr_grad_c6
   if (function.getNumArguments() != 1 || function.getNumResults() != 1)
     return emitOpError("expected @")
-           << getCallee() << " to have 1 argument and 1 result, got "
-           << function.getNumArguments() << " and " << function.getNumResults();
+           << getCallee() << " to have 1 argument and 1 result, got " << function.getNumArguments()
+           << " and " << function.getNumResults();
   // attr_grad_c7
   RankedTensorType x = tensorType(getX());
   auto argument = dyn_cast<RankedTensorType>(function.getArgumentTypes()[0]);
   if (!argument || argument.getElementType() != x.getElementType() ||
       !::compatible(argument.getShape(), x.getShape()))
-    return emitOpError("expected @") << getCallee() << " to take " << x << ", got "
-                                     << function.getArgumentTypes()[0];
+    return emitOpError("expected @")
+           << getCallee() << " to take " << x << ", got " << function.getArgumentTypes()[0];
   // attr_grad_c8
   Type result = function.getResultTypes()[0];
   auto tensor = dyn_cast<RankedTensorType>(result);
-  bool one = result.isF32() || (tensor && tensor.getElementType().isF32() &&
-                                tensor.getRank() == 0);
-  bool oneARow = tensor && tensor.getElementType().isF32() &&
-                 tensor.getRank() == 1 && x.getRank() > 0 &&
-                 iam::detail::compatible(tensor.getDimSize(0), x.getDimSize(0));
+  bool one = result.isF32() || (tensor && tensor.getElementType().isF32() && tensor.getRank() == 0);
+  bool oneARow = tensor && tensor.getElementType().isF32() && tensor.getRank() == 1 &&
+                 x.getRank() > 0 && iam::detail::compatible(tensor.getDimSize(0), x.getDimSize(0));
   if (!one && !oneARow)
-    return emitOpError("expected @")
-           << getCallee() << " to return one f32, or one for each row of " << x
-           << ", got " << result;
+    return emitOpError("expected @") << getCallee() << " to return one f32, or one for each row of "
+                                     << x << ", got " << result;
   return success();
 }
 
@@ -146,7 +139,8 @@ LogicalResult AttrCircuitOp::verify() {
     return failure();
   if (Value jacobian = getJacobian()) {
     // attr_circuit_c2
-    if (failed(expectEqual(*this, dim("the number of rows of the jacobian", jacobian, 0), written)) ||
+    if (failed(
+            expectEqual(*this, dim("the number of rows of the jacobian", jacobian, 0), written)) ||
         failed(expectEqual(*this, dim("the width of the jacobian", jacobian, 1), read)))
       return failure();
     // attr_circuit_c3

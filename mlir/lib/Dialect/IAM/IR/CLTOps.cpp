@@ -21,20 +21,17 @@ using namespace iam::detail;
 //===----------------------------------------------------------------------===//
 
 /// x [rows, d_in], W_enc [d_in, dict], b_enc [dict], b_dec [d_in].
-template <typename EncodeOp>
-static LogicalResult verifyEncoder(EncodeOp op, Dim rows, Dim dict) {
+template <typename EncodeOp> static LogicalResult verifyEncoder(EncodeOp op, Dim rows, Dim dict) {
   Dim width = dim("the width of x", op.getX(), 1);
   Dim columns = dim("the number of columns of W_enc", op.getWEnc(), 1);
   // clt_encode_c1, clt_encode_sparse_c2
-  if (failed(expectEqual(op, dim("the number of rows of W_enc", op.getWEnc(), 0),
-                         width)))
+  if (failed(expectEqual(op, dim("the number of rows of W_enc", op.getWEnc(), 0), width)))
     return failure();
   // clt_encode_c2, clt_encode_sparse_c3
   if (failed(expectEqual(op, dim("the size of b_enc", op.getBEnc(), 0), columns)))
     return failure();
   // clt_encode_c3, clt_encode_sparse_c4
-  if (op.getBDec() &&
-      failed(expectEqual(op, dim("the size of b_dec", op.getBDec(), 0), width)))
+  if (op.getBDec() && failed(expectEqual(op, dim("the size of b_dec", op.getBDec(), 0), width)))
     return failure();
   // clt_encode_c4, clt_encode_sparse_c5
   if (failed(expectEqual(op, rows, dim("the number of rows of x", op.getX(), 0))))
@@ -43,8 +40,7 @@ static LogicalResult verifyEncoder(EncodeOp op, Dim rows, Dim dict) {
 }
 
 /// f has the rows and the dictionary of pre.
-static LogicalResult verifySameShape(Operation *op, Value f, Value pre,
-                                     const char *rowsOfPre,
+static LogicalResult verifySameShape(Operation *op, Value f, Value pre, const char *rowsOfPre,
                                      const char *columnsOfPre) {
   FeaturesType type = features(f);
   if (failed(expectEqual(op, {"the number of rows of the features", type.getRows()},
@@ -55,15 +51,13 @@ static LogicalResult verifySameShape(Operation *op, Value f, Value pre,
 }
 
 static LogicalResult verifySameShape(Operation *op, Value f, Value pre) {
-  return verifySameShape(op, f, pre, "the number of rows of pre",
-                         "the width of pre");
+  return verifySameShape(op, f, pre, "the number of rows of pre", "the width of pre");
 }
 
 static LogicalResult expectCompressedRows(Operation *op, Value f) {
   FeaturesType type = features(f);
   if (type.isKForm())
-    return op->emitOpError("expected a result in compressed rows, without k, got ")
-           << type;
+    return op->emitOpError("expected a result in compressed rows, without k, got ") << type;
   return success();
 }
 
@@ -78,14 +72,12 @@ static LogicalResult verifyK(Operation *op, int64_t k, Dim dict) {
 static LogicalResult expectSlots(Operation *op, Value f, int64_t k) {
   FeaturesType type = features(f);
   if (type.getK() != k)
-    return op->emitOpError("expected a result with k = ")
-           << k << ", got " << type;
+    return op->emitOpError("expected a result with k = ") << k << ", got " << type;
   return success();
 }
 
 /// features, a and b of edit and delta.
-template <typename EditOp>
-static LogicalResult verifyEdited(EditOp op) {
+template <typename EditOp> static LogicalResult verifyEdited(EditOp op) {
   int64_t dict = features(op.getF()).getDict();
   int64_t n = op.getFeatures().size();
   // clt_edit_c1, clt_delta_c1
@@ -96,25 +88,21 @@ static LogicalResult verifyEdited(EditOp op) {
              << dict - 1 << " (dictionary), got " << feature;
     // clt_edit_c2, clt_delta_c2
     if (!seen.insert(feature).second)
-      return op.emitOpError("expected distinct features, got ")
-             << feature << " more than once";
+      return op.emitOpError("expected distinct features, got ") << feature << " more than once";
   }
   // clt_edit_c3, clt_delta_c3
-  int64_t expected = op.getMode() == EditMode::Ablate  ? 0
-                     : op.getMode() == EditMode::Clamp ? 2
-                                                       : 1;
+  int64_t expected = op.getMode() == EditMode::Ablate ? 0 : op.getMode() == EditMode::Clamp ? 2 : 1;
   int64_t got = (op.getA() ? 1 : 0) + (op.getB() ? 1 : 0);
   if (got != expected)
     return op.emitOpError("expected ")
-           << expected << (expected == 1 ? " operand" : " operands")
-           << " after `by` for mode "
+           << expected << (expected == 1 ? " operand" : " operands") << " after `by` for mode "
            << stringifyEditMode(op.getMode()) << ", got " << got;
   // clt_edit_c4, clt_delta_c4
-  if (op.getA() && failed(expectEqual(op, dim("the size of a", op.getA(), 0),
-                                      {"the number of features", n})))
+  if (op.getA() &&
+      failed(expectEqual(op, dim("the size of a", op.getA(), 0), {"the number of features", n})))
     return failure();
-  if (op.getB() && failed(expectEqual(op, dim("the size of b", op.getB(), 0),
-                                      {"the number of features", n})))
+  if (op.getB() &&
+      failed(expectEqual(op, dim("the size of b", op.getB(), 0), {"the number of features", n})))
     return failure();
   return success();
 }
@@ -198,14 +186,12 @@ LogicalResult CLTJumpReLUOp::verify() {
 
 // jumprelu(pre, threshold) with a constant threshold <= 0 -> relu(pre): what is
 // positive is above the threshold, what is not becomes 0 either way.
-LogicalResult CLTJumpReLUOp::canonicalize(CLTJumpReLUOp op,
-                                          PatternRewriter &rewriter) {
+LogicalResult CLTJumpReLUOp::canonicalize(CLTJumpReLUOp op, PatternRewriter &rewriter) {
   DenseFPElementsAttr threshold;
   if (!matchPattern(op.getThreshold(), m_Constant(&threshold)))
     return rewriter.notifyMatchFailure(op, "the threshold is not a constant");
-  if (!llvm::all_of(threshold, [](const APFloat &v) {
-        return v.isZero() || (v.isNegative() && !v.isNaN());
-      }))
+  if (!llvm::all_of(threshold,
+                    [](const APFloat &v) { return v.isZero() || (v.isNegative() && !v.isNaN()); }))
     return rewriter.notifyMatchFailure(op, "a threshold is positive or NaN");
   rewriter.replaceOpWithNewOp<CLTReLUOp>(op, op.getF().getType(), op.getPre());
   return success();
@@ -221,8 +207,7 @@ LogicalResult CLTReLUOp::verify() {
 
 LogicalResult CLTGateOp::verify() {
   // clt_gate_c1
-  if (failed(expectEqual(*this,
-                         dim("the number of rows of magnitude_pre", getMagnitudePre(), 0),
+  if (failed(expectEqual(*this, dim("the number of rows of magnitude_pre", getMagnitudePre(), 0),
                          dim("the number of rows of gate_pre", getGatePre(), 0))) ||
       failed(expectEqual(*this, dim("the width of magnitude_pre", getMagnitudePre(), 1),
                          dim("the width of gate_pre", getGatePre(), 1))))
@@ -231,8 +216,8 @@ LogicalResult CLTGateOp::verify() {
   if (failed(expectCompressedRows(*this, getF())))
     return failure();
   // clt_gate_c3
-  return verifySameShape(*this, getF(), getGatePre(),
-                         "the number of rows of gate_pre", "the width of gate_pre");
+  return verifySameShape(*this, getF(), getGatePre(), "the number of rows of gate_pre",
+                         "the width of gate_pre");
 }
 
 //===----------------------------------------------------------------------===//
@@ -248,21 +233,18 @@ LogicalResult CLTEncodeSparseOp::verify() {
   // clt_encode_sparse_c6
   bool topk = getActivation() == Activation::TopK;
   if (getK().has_value() != topk)
-    return emitOpError(topk ? "expected k for activation "
-                            : "expected no k for activation ")
-           << stringifyActivation(getActivation()) << ", got "
-           << (topk ? "none" : "k = ") << (topk ? "" : Twine(getK().value_or(0)).str());
+    return emitOpError(topk ? "expected k for activation " : "expected no k for activation ")
+           << stringifyActivation(getActivation()) << ", got " << (topk ? "none" : "k = ")
+           << (topk ? "" : Twine(getK().value_or(0)).str());
   // clt_encode_sparse_c7
   bool jumprelu = getActivation() == Activation::JumpReLU;
   if (static_cast<bool>(getThreshold()) != jumprelu)
     return emitOpError(jumprelu ? "expected a threshold for activation "
                                 : "expected no threshold for activation ")
-           << stringifyActivation(getActivation()) << ", got "
-           << (jumprelu ? "none" : "one");
+           << stringifyActivation(getActivation()) << ", got " << (jumprelu ? "none" : "one");
   // clt_encode_sparse_c8
-  if (jumprelu &&
-      failed(expectEqual(*this, dim("the size of threshold", getThreshold(), 0),
-                         {"the dictionary of the features", type.getDict()})))
+  if (jumprelu && failed(expectEqual(*this, dim("the size of threshold", getThreshold(), 0),
+                                     {"the dictionary of the features", type.getDict()})))
     return failure();
   // clt_encode_sparse_c9
   if (!topk)
@@ -273,8 +255,7 @@ LogicalResult CLTEncodeSparseOp::verify() {
 }
 
 // encode_sparse(x, subtract 0) -> encode_sparse(x): x - 0 is x, to the bit.
-LogicalResult CLTEncodeSparseOp::canonicalize(CLTEncodeSparseOp op,
-                                              PatternRewriter &rewriter) {
+LogicalResult CLTEncodeSparseOp::canonicalize(CLTEncodeSparseOp op, PatternRewriter &rewriter) {
   return dropZero(op, op.getBDecMutable(), rewriter);
 }
 
@@ -336,8 +317,7 @@ LogicalResult CLTResidualOp::verify() {
   if (failed(expectEqual(*this, dim("the number of rows of z", getZ(), 0),
                          dim("the number of rows of y", getY(), 0))))
     return failure();
-  return expectEqual(*this, dim("the width of z", getZ(), 1),
-                     dim("the width of y", getY(), 1));
+  return expectEqual(*this, dim("the width of z", getZ(), 1), dim("the width of y", getY(), 1));
 }
 
 //===----------------------------------------------------------------------===//
@@ -348,14 +328,12 @@ LogicalResult CLTEditOp::verify() {
   if (failed(verifyEdited(*this)))
     return failure();
   // clt_edit_c5
-  FeaturesType expected =
-      resultType(features(getF()), getMode(), getFeatures().size());
+  FeaturesType expected = resultType(features(getF()), getMode(), getFeatures().size());
   FeaturesType got = features(getResult());
-  if (!compatible(got.getRows(), expected.getRows()) ||
-      got.getDict() != expected.getDict() || got.getK() != expected.getK())
+  if (!compatible(got.getRows(), expected.getRows()) || got.getDict() != expected.getDict() ||
+      got.getK() != expected.getK())
     return emitOpError("expected result type ")
-           << expected << " for mode " << stringifyEditMode(getMode())
-           << ", got " << got;
+           << expected << " for mode " << stringifyEditMode(getMode()) << ", got " << got;
   return success();
 }
 
@@ -373,8 +351,7 @@ OpFoldResult CLTEditOp::fold(FoldAdaptor) {
     return getF();
   // ablate(ablate(f, A), B) with B a subset of A -> ablate(f, A)
   auto inner = getF().getDefiningOp<CLTEditOp>();
-  if (inner && getMode() == EditMode::Ablate &&
-      inner.getMode() == EditMode::Ablate &&
+  if (inner && getMode() == EditMode::Ablate && inner.getMode() == EditMode::Ablate &&
       isSubset(getFeatures(), inner.getFeatures()))
     return getF();
   return {};
@@ -386,11 +363,10 @@ LogicalResult CLTEditOp::canonicalize(CLTEditOp op, PatternRewriter &rewriter) {
     return rewriter.notifyMatchFailure(op, "the features do not come from an edit");
   // set or ablate(edit(f, A), B) with A a subset of B -> the same of f: what the
   // inner edit did is overwritten.
-  bool overwrites =
-      op.getMode() == EditMode::Ablate || op.getMode() == EditMode::Set;
+  bool overwrites = op.getMode() == EditMode::Ablate || op.getMode() == EditMode::Set;
   if (overwrites && isSubset(inner.getFeatures(), op.getFeatures())) {
-    if (CLTEditOp::resultType(features(inner.getF()), op.getMode(),
-                              op.getFeatures().size()) != op.getResult().getType())
+    if (CLTEditOp::resultType(features(inner.getF()), op.getMode(), op.getFeatures().size()) !=
+        op.getResult().getType())
       return rewriter.notifyMatchFailure(op, "the number of slots would change");
     rewriter.modifyOpInPlace(op, [&] { op.getFMutable().assign(inner.getF()); });
     return success();
@@ -424,8 +400,8 @@ LogicalResult CLTDeltaOp::verify() {
   // clt_delta_c6
   FeaturesType f = features(getF()), got = features(getResult());
   FeaturesType expected = f.withK(getFeatures().size());
-  if (!compatible(got.getRows(), expected.getRows()) ||
-      got.getDict() != expected.getDict() || got.getK() != expected.getK())
+  if (!compatible(got.getRows(), expected.getRows()) || got.getDict() != expected.getDict() ||
+      got.getK() != expected.getK())
     return emitOpError("expected result type ") << expected << ", got " << got;
   return success();
 }
@@ -434,18 +410,15 @@ LogicalResult CLTSubOp::verify() {
   FeaturesType f1 = features(getF1()), f2 = features(getF2());
   // clt_sub_c1
   if (f1.isKForm() != f2.isKForm())
-    return emitOpError("expected two features of the same form, got ")
-           << f1 << " and " << f2;
+    return emitOpError("expected two features of the same form, got ") << f1 << " and " << f2;
   // clt_sub_c2
   if (!compatible(f1.getRows(), f2.getRows()) || f1.getDict() != f2.getDict())
     return emitOpError("expected features of the same rows and dictionary, got ")
            << f1 << " and " << f2;
   // clt_sub_c3
-  FeaturesType expected =
-      f1.isKForm() ? f1.withK(*f1.getK() + *f2.getK()) : f1;
+  FeaturesType expected = f1.isKForm() ? f1.withK(*f1.getK() + *f2.getK()) : f1;
   FeaturesType got = features(getG());
-  if (!compatible(got.getRows(), f1.getRows()) ||
-      !compatible(got.getRows(), f2.getRows()) ||
+  if (!compatible(got.getRows(), f1.getRows()) || !compatible(got.getRows(), f2.getRows()) ||
       got.getDict() != expected.getDict() || got.getK() != expected.getK())
     return emitOpError("expected result type ") << expected << ", got " << got;
   return success();

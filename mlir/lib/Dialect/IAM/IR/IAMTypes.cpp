@@ -37,21 +37,19 @@ Type FeaturesType::parse(AsmParser &parser) {
     return {};
   if (succeeded(parser.parseOptionalComma())) {
     int64_t slots;
-    if (parser.parseKeyword("k") || parser.parseEqual() ||
-        parser.parseInteger(slots))
+    if (parser.parseKeyword("k") || parser.parseEqual() || parser.parseInteger(slots))
       return {};
     k = slots;
   }
   if (parser.parseGreater())
     return {};
   if (dims.size() != 2) {
-    parser.emitError(loc)
-        << "expected features of shape [rows, dict], got " << dims.size()
-        << " dimensions";
+    parser.emitError(loc) << "expected features of shape [rows, dict], got " << dims.size()
+                          << " dimensions";
     return {};
   }
-  return parser.getChecked<FeaturesType>(loc, parser.getContext(), dims[0],
-                                         dims[1], elementType, k);
+  return parser.getChecked<FeaturesType>(loc, parser.getContext(), dims[0], dims[1], elementType,
+                                         k);
 }
 
 void FeaturesType::print(AsmPrinter &printer) const {
@@ -63,9 +61,8 @@ void FeaturesType::print(AsmPrinter &printer) const {
   printer << '>';
 }
 
-LogicalResult
-FeaturesType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t rows,
-                     int64_t dict, Type elementType, std::optional<int64_t> k) {
+LogicalResult FeaturesType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t rows,
+                                   int64_t dict, Type elementType, std::optional<int64_t> k) {
   // features_c1
   if (rows < 0 && !ShapedType::isDynamic(rows))
     return emitError() << "expected a number of rows >= 0 or ?, got " << rows;

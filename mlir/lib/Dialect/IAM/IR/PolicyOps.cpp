@@ -21,8 +21,7 @@ using namespace iam::detail;
 
 LogicalResult PolicySteerOp::verify() {
   // policy_steer_c2
-  return expectEqual(*this, dim("the size of v", getV(), 0),
-                     dim("the width of h", getH(), 1));
+  return expectEqual(*this, dim("the size of v", getV(), 0), dim("the width of h", getH(), 1));
 }
 
 OpFoldResult PolicySteerOp::fold(FoldAdaptor adaptor) {
@@ -52,8 +51,7 @@ LogicalResult PolicyComposeOp::verify() {
 //===----------------------------------------------------------------------===//
 
 /// first and second describe a set of the kind in the space of h.
-template <typename SetOp>
-static LogicalResult verifySet(SetOp op) {
+template <typename SetOp> static LogicalResult verifySet(SetOp op) {
   SetKind kind = op.getKind();
   auto first = cast<RankedTensorType>(op.getFirst().getType());
   Dim width = dim("the width of h", op.getH(), 1);
@@ -71,13 +69,11 @@ static LogicalResult verifySet(SetOp op) {
                          : kind == SetKind::Box    ? "a vector as second operand"
                                                    : "an f32 as second operand";
   bool fits = kind == SetKind::Subspace ? !second
-              : kind == SetKind::Box
-                  ? second && isa<RankedTensorType>(second.getType())
-                  : second && second.getType().isF32();
+              : kind == SetKind::Box    ? second && isa<RankedTensorType>(second.getType())
+                                        : second && second.getType().isF32();
   if (!fits) {
     InFlightDiagnostic diagnostic = op.emitOpError("expected ")
-                                    << expected << " for a "
-                                    << stringifySetKind(kind) << ", got ";
+                                    << expected << " for a " << stringifySetKind(kind) << ", got ";
     if (second)
       return diagnostic << second.getType();
     return diagnostic << "none";
@@ -106,8 +102,7 @@ LogicalResult PolicyVerifyOp::verify() {
   // policy_verify_c5
   const APFloat tolerance = getTolerance();
   if (!tolerance.isFinite() || (tolerance.isNegative() && !tolerance.isZero()))
-    return emitOpError("expected a finite tolerance >= 0, got ")
-           << tolerance.convertToFloat();
+    return emitOpError("expected a finite tolerance >= 0, got ") << tolerance.convertToFloat();
   // policy_verify_c6
   if (getMessage().empty())
     return emitOpError("expected a message that says what must hold, got \"\"");

@@ -19,21 +19,18 @@ namespace iam::detail {
 struct Size {
   int64_t value;
 };
-inline mlir::InFlightDiagnostic &operator<<(mlir::InFlightDiagnostic &out,
-                                            Size size) {
+inline mlir::InFlightDiagnostic &operator<<(mlir::InFlightDiagnostic &out, Size size) {
   if (mlir::ShapedType::isDynamic(size.value))
     return out << "?";
   return out << size.value;
 }
-inline mlir::InFlightDiagnostic &&operator<<(mlir::InFlightDiagnostic &&out,
-                                             Size size) {
+inline mlir::InFlightDiagnostic &&operator<<(mlir::InFlightDiagnostic &&out, Size size) {
   return std::move(out << size);
 }
 
 /// Sizes that may be equal at run time.
 inline bool compatible(int64_t a, int64_t b) {
-  return mlir::ShapedType::isDynamic(a) || mlir::ShapedType::isDynamic(b) ||
-         a == b;
+  return mlir::ShapedType::isDynamic(a) || mlir::ShapedType::isDynamic(b) || a == b;
 }
 
 /// One size of an operand or result, with the words that name it.
@@ -43,21 +40,18 @@ struct Dim {
 };
 
 inline Dim dim(const char *what, mlir::Value value, unsigned index) {
-  return {what,
-          mlir::cast<mlir::RankedTensorType>(value.getType()).getDimSize(index)};
+  return {what, mlir::cast<mlir::RankedTensorType>(value.getType()).getDimSize(index)};
 }
 inline FeaturesType features(mlir::Value value) {
   return mlir::cast<FeaturesType>(value.getType());
 }
 
 /// "expected <got> to be <expected> (8), got 9".
-inline mlir::LogicalResult expectEqual(mlir::Operation *op, Dim got,
-                                       Dim expected) {
+inline mlir::LogicalResult expectEqual(mlir::Operation *op, Dim got, Dim expected) {
   if (compatible(got.size, expected.size))
     return mlir::success();
-  return op->emitOpError("expected ")
-         << got.what << " to be " << expected.what << " ("
-         << Size{expected.size} << "), got " << Size{got.size};
+  return op->emitOpError("expected ") << got.what << " to be " << expected.what << " ("
+                                      << Size{expected.size} << "), got " << Size{got.size};
 }
 
 } // namespace iam::detail
