@@ -259,7 +259,7 @@ void stream(const Rows &rows, int64_t row, const Weights &weights, int64_t begin
   const int64_t width = end - begin, whole = width / kWidth * kWidth;
   std::fill(sums, sums + R * kStreamStride, 0.0f);
   const float *x = rows.x + row * rows.stride;
-  constexpr int kSteps = R <= 2 ? 4 : 8; // rows of W at a time
+  constexpr int kSteps = R <= 2 ? 6 : 8; // rows of W at a time
   for (int64_t i = 0; i < rows.depth; i += kSteps) {
     const int64_t steps = std::min<int64_t>(kSteps, rows.depth - i);
     const float *w = weights.w + i * weights.stride + begin;
