@@ -28,7 +28,8 @@ def main() -> None:
     w_dec = torch.randn(FEATURES, D, generator=g) / FEATURES**0.5
 
     def codes(x):
-        return torch.topk((x @ w + b).relu(), K, dim=-1, sorted=False)
+        values, indices = torch.topk(x @ w + b, K, dim=-1, sorted=False)
+        return values.relu(), indices
 
     def default(x):
         v, i = codes(x)
