@@ -8,8 +8,7 @@
 #if defined(__x86_64__)
 
 #define FMA(j) "vfmadd231ps %%ymm15, %%ymm15, %%ymm" #j "\n\t"
-#define PAIR(j)                                                                                    \
-  "vpmaddwd %%ymm15, %%ymm15, %%ymm14\n\tvpaddd %%ymm14, %%ymm" #j ", %%ymm" #j "\n\t"
+#define PAIR(j) "vpmaddwd %%ymm15, %%ymm15, %%ymm14\n\tvpaddd %%ymm14, %%ymm" #j ", %%ymm" #j "\n\t"
 #define TWELVE(OP) OP(0) OP(1) OP(2) OP(3) OP(4) OP(5) OP(6) OP(7) OP(8) OP(9) OP(10) OP(11)
 
 namespace {
@@ -34,12 +33,14 @@ int main() {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
     return std::puts("this CPU has no AVX2 and FMA"), 1;
   const double fma = best([] {
-    asm volatile(TWELVE(FMA)::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-                 "xmm8", "xmm9", "xmm10", "xmm11", "xmm15");
+    asm volatile(TWELVE(FMA)::
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
+                       "xmm9", "xmm10", "xmm11", "xmm15");
   });
   const double pair = best([] {
-    asm volatile(TWELVE(PAIR)::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-                 "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", "xmm15");
+    asm volatile(TWELVE(PAIR)::
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
+                       "xmm9", "xmm10", "xmm11", "xmm14", "xmm15");
   });
   std::printf("float32 multiply-add: %.1f GFLOP/s a core; int16 pair product and addition: %.1f "
               "Gop/s a core\n",

@@ -77,9 +77,7 @@ def main() -> None:
         same = (indices.long().sort(-1).values == pre.topk(K).indices.sort(-1).values).all(-1)
         exact = pre.gather(1, indices.long())
         error = ((values - exact).abs() / exact.abs()).max()
-        print(
-            f"{rows:5d} rows  {int(same.sum())} with the indices of float64; values within {error:.1e}"
-        )
+        print(f"{rows:5d} rows  {int(same.sum())} with the indices of float64; values within {error:.1e}")
 
 
 main()

@@ -187,8 +187,8 @@ TEST(EncodeTopK, StridedRows) {
   EXPECT_TRUE(a == b);
 }
 
-// Levels that screen do so from 9 (bfloat16), 32 or 144 (int16) rows on, so these have more. Screening must
-// not show: the result is that of the dense float32 sums, bit for bit.
+// Levels that screen do so from 9 (bfloat16), 32 or 144 (int16) rows on, so these have more.
+// Screening must not show: the result is that of the dense float32 sums, bit for bit.
 constexpr int64_t kScreened = 150;
 
 // No bias and no b_dec.
@@ -252,8 +252,8 @@ TEST(ScreenedTopK, EqualColumnsFallBackToFloat32) {
 }
 
 TEST(ScreenedTopK, RoundingErrorsThatAllPointOneWay) {
-  // After scaling, every entry of x lies halfway between two integers, and all products have one sign: the
-  // error is as large as the bound allows. The columns differ by less than that.
+  // After scaling, every entry of x lies halfway between two integers, and all products have one
+  // sign: the error is as large as the bound allows. The columns differ by less than that.
   for (const float fraction : {0.5f, 0.49f, 0.51f}) {
     Problem p = bare(64, 900, 25);
     for (int64_t r = 0; r < kScreened; ++r)
@@ -344,9 +344,9 @@ TEST(ScreenedTopK, InfiniteWeightsAndBiases) {
   checkTopK(p, 500);
 }
 
-// Depths 1 and 2, where Cauchy-Schwarz is an equality, so that each term of the bound is needed in full:
-// int16 keeps 15 bits of values near 1, and these differ in the bits after that. Rounding alone would keep
-// their order; the biases, as small, mix it.
+// Depths 1 and 2, where Cauchy-Schwarz is an equality, so that each term of the bound is needed in
+// full: int16 keeps 15 bits of values near 1, and these differ in the bits after that. Rounding
+// alone would keep their order; the biases, as small, mix it.
 TEST(ScreenedTopK, OnlyTheErrorOfTheWeightsDecides) {
   for (const int64_t features : {200, 2000}) {
     Problem p = bare(1, features, 36);
@@ -406,9 +406,11 @@ TEST(ScreenedTopK, BatchAndThreadsDoNotChangeABit) {
   Codes whole(rows, 13), split(rows, 13), single(rows, 13);
   expectOk(encodeTopK(p.view(), whole.out()));
   // Streamed, tiled and screened parts.
-  for (const auto &[begin, end] : {std::pair<int64_t, int64_t>{0, 1}, {1, 9}, {9, 40}, {40, 290}, {290, 300}})
-    expectOk(encodeTopK(p.rows(begin, end), {Mat<float>(&split.values(begin, 0), end - begin, 13),
-                                             Mat<int32_t>(&split.indices(begin, 0), end - begin, 13)}));
+  for (const auto &[begin, end] :
+       {std::pair<int64_t, int64_t>{0, 1}, {1, 9}, {9, 40}, {40, 290}, {290, 300}})
+    expectOk(
+        encodeTopK(p.rows(begin, end), {Mat<float>(&split.values(begin, 0), end - begin, 13),
+                                        Mat<int32_t>(&split.indices(begin, 0), end - begin, 13)}));
   withThreads(1, [&] { expectOk(encodeTopK(p.view(), single.out())); });
   EXPECT_TRUE(whole == split);
   EXPECT_TRUE(whole == single);

@@ -294,7 +294,8 @@ Status encodeDense(const Encoder &e, Mat<float> pre) {
   Scratch scratch;
   IAM_RETURN_IF_ERROR(scratch.allocate(op, *table, e.x.cols, numThreads()));
   const Weights weights = weightsOf(e);
-  const int64_t chunk = chunkFor(e.x.rows, weights.features), chunks = divideUp(weights.features, chunk);
+  const int64_t chunk = chunkFor(e.x.rows, weights.features),
+                chunks = divideUp(weights.features, chunk);
   return parallelFor(op, divideUp(e.x.rows, kRowPart) * chunks, [&](int64_t task, int worker) {
     const int64_t row = task / chunks * kRowPart, begin = task % chunks * chunk;
     const Rows part = partOf(prepared.rows, *table, row, std::min(e.x.rows, row + kRowPart));
@@ -382,7 +383,8 @@ Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &code
   IAM_RETURN_IF_ERROR(prepare(op, *table, e, 0, rows, false, prepared));
   const int workers = numThreads();
   const Weights weights = weightsOf(e);
-  const int64_t chunk = chunkFor(rows, weights.features), chunks = divideUp(weights.features, chunk);
+  const int64_t chunk = chunkFor(rows, weights.features),
+                chunks = divideUp(weights.features, chunk);
   const int64_t tasks = divideUp(rows, kRowPart) * chunks, partRows = std::min(rows, kRowPart);
   Scratch scratch;
   IAM_RETURN_IF_ERROR(scratch.allocate(op, *table, e.x.cols, workers));

@@ -10,10 +10,10 @@
 //   |sx sw x.w - ^y.^z| <= |y - ^y| |z| + |^y| |z - ^z|
 //
 // A scale only decides how tight this is, never whether it holds: outliers cost candidates, not
-// correctness. The float32 sum that defines a pre-activation takes n roundings, n = depth with fused
-// multiply-add and 2 depth without, so it differs from the real value by at most gamma |x| |w|,
-// gamma < 1.01 n 2^-24; the conversion of the integer sum to float32 costs another 2^-24 |x| |w|.
-// Together, with "screened" for ^y.^z / (sx sw) + bias:
+// correctness. The float32 sum that defines a pre-activation takes n roundings, n = depth with
+// fused multiply-add and 2 depth without, so it differs from the real value by at most gamma |x|
+// |w|, gamma < 1.01 n 2^-24; the conversion of the integer sum to float32 costs another 2^-24 |x|
+// |w|. Together, with "screened" for ^y.^z / (sx sw) + bias:
 //
 //   |pre - screened| <= A1 |w| + A2 |w - ^w| + rel |screened| + tiny
 //   A1 = (|y - ^y| + c |y|) / sx,  A2 = |^y| / sx,  ^w = ^z / sw,  c = 1.01 (n + 16) 2^-24
@@ -92,12 +92,10 @@ int64_t screenTilesPerPack(int64_t depth) {
 
 // What the norm of a column or row may be after scaling: rounding adds at most sqrt(depth) / 2, and
 // 46000^2 < 2^31 by a margin above that of the computed norm.
-float targetNorm(int64_t depth) {
-  return 45900.0f - 0.5f * std::sqrt(static_cast<float>(depth));
-}
+float targetNorm(int64_t depth) { return 45900.0f - 0.5f * std::sqrt(static_cast<float>(depth)); }
 
-// The power of two that scales a vector with this sum of squares and this largest magnitude. The sum
-// is not used where it over- or underflowed.
+// The power of two that scales a vector with this sum of squares and this largest magnitude. The
+// sum is not used where it over- or underflowed.
 float scaleFor(float squares, float most, int64_t depth) {
   if (!(most > 0))
     return 1;
@@ -167,8 +165,8 @@ void screenPrepare(const Rows &rows, int64_t begin, int64_t end, void *packed, f
       s[3] = 1;
       continue;
     }
-    const double n = static_cast<double>(rows.depth) * kRoundings,
-                 c = 1.01 * (n + 16) / 16777216.0, up = 1 + 1.0 / 1024, inverse = 1.0 / scale;
+    const double n = static_cast<double>(rows.depth) * kRoundings, c = 1.01 * (n + 16) / 16777216.0,
+                 up = 1 + 1.0 / 1024, inverse = 1.0 / scale;
     const double whole = normAbove(sumOf(norm), rows.depth);
     s[0] = static_cast<float>(up * inverse * (normAbove(sumOf(error), rows.depth) + c * whole)) +
            kLeast;
@@ -181,7 +179,8 @@ void screenPrepare(const Rows &rows, int64_t begin, int64_t end, void *packed, f
 
 // What screening needs of the features of a pack, [tiles * kTile] each.
 struct ScreenColumns {
-  float *norms, *errors, *inverses; // |w|, |w - ^w|, 1 / sw; an inverse is NaN where w is not finite
+  float *norms, *errors,
+      *inverses; // |w|, |w - ^w|, 1 / sw; an inverse is NaN where w is not finite
 };
 
 // Tiles of W in int16, [pairs, kTile, 2].
@@ -243,8 +242,8 @@ void screenPack(const Rows &rows, const Weights &weights, int64_t begin, int64_t
       continue;
     }
     const double inverse = 1.0 / scales[j];
-    errors[j] = static_cast<float>(normAbove(errors[j], rows.depth) * inverse) * (1 + 1.0f / 1024) +
-                kLeast;
+    errors[j] =
+        static_cast<float>(normAbove(errors[j], rows.depth) * inverse) * (1 + 1.0f / 1024) + kLeast;
     scales[j] = static_cast<float>(inverse);
   }
 }
@@ -267,10 +266,11 @@ void pushBounds(const TopKState &state, int64_t row, int64_t feature, Vf value, 
   } while (mask);
 }
 
-// The integer sums of R rows and one tile. The loops over `held` are all unrolled, so that it lives in
-// registers.
+// The integer sums of R rows and one tile. The loops over `held` are all unrolled, so that it lives
+// in registers.
 template <int R>
-void screenProducts(const Rows &rows, int64_t row, const uint32_t *packed, Vi (&sums)[R][kVectors]) {
+void screenProducts(const Rows &rows, int64_t row, const uint32_t *packed,
+                    Vi (&sums)[R][kVectors]) {
   const int64_t stride = screenPackedStride(rows.depth) / 4, pairs = pairsOf(rows.depth);
   const auto *x = static_cast<const int32_t *>(rows.packed) + row * stride;
   Vi held[R][kVectors];

@@ -482,12 +482,12 @@ void axpy(float a, const float *x, float *y, int64_t count) {
 #define IAM_STRINGIFY(x) IAM_STRINGIFY_(x)
 
 extern "C" __attribute__((visibility("default"))) const Table iam_kernels = {
-    kVersion,     IAM_STRINGIFY(IAM_LEVEL),
-    kScreenFrom,  kScreenSlacks,
-    scratchBytes, packedStride,
-    prepare,      dense,
-    topk,         threshold,
-    exact,        start,
-    scan,         prune,
+    kVersion,      IAM_STRINGIFY(IAM_LEVEL),
+    kScreenFrom,   kScreenSlacks,
+    scratchBytes,  packedStride,
+    prepare,       dense,
+    topk,          threshold,
+    exact,         start,
+    scan,          prune,
     findNonFinite, axpy,
 };

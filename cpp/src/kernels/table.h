@@ -43,9 +43,9 @@ struct TopKState {
   int64_t k = 0, capacity = 0;     // capacity >= minCapacity(k)
   Search *searches = nullptr;      // [rows]
   Candidate *candidates = nullptr; // [rows, capacity]
-  /// Entries that were recomputed one at a time, because their bounds did not decide and there was no
-  /// room. Past kPatience, screening does not pay: topk may then leave the searches incomplete, and
-  /// the caller starts them again without Rows::packed.
+  /// Entries that were recomputed one at a time, because their bounds did not decide and there was
+  /// no room. Past kPatience, screening does not pay: topk may then leave the searches incomplete,
+  /// and the caller starts them again without Rows::packed.
   int64_t *recomputed = nullptr;
 };
 
@@ -84,8 +84,8 @@ struct Table {
   Pair (*threshold)(const Rows &rows, const Weights &weights, const float *theta, int64_t begin,
                     int64_t end, float *values, int32_t *indices, int32_t *counts, int64_t capacity,
                     void *scratch) = nullptr;
-  /// out[i] = pre(pairs[i]), bit for bit what `dense` gives. Fast where pairs whose features share a
-  /// group of kExactGroup come one after another.
+  /// out[i] = pre(pairs[i]), bit for bit what `dense` gives. Fast where pairs whose features share
+  /// a group of kExactGroup come one after another.
   void (*exact)(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count,
                 float *out) = nullptr;
   /// Starts a search.
