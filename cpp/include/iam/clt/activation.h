@@ -9,9 +9,11 @@
 namespace iam::rt {
 
 /// The k = codes.values.cols largest of each row, largest first, ties to the lowest index, then
-/// ReLU. Shapes:   pre [rows, features]; values, indices [rows, k], 1 <= k <= features. Cost:
-/// O(rows features) time, O(k) scratch a thread. Errors:   kShapeMismatch, kKRange, kNonFinite
-/// (NaN). Spec:     docs/spec.md#iamclttopk
+/// ReLU.
+/// Shapes:   pre [rows, features]; values, indices [rows, k], 1 <= k <= features.
+/// Cost:     O(rows features) time, O(k) scratch a thread.
+/// Errors:   kShapeMismatch, kKRange, kNonFinite (NaN).
+/// Spec:     docs/spec.md#iamclttopk
 IAM_RT_EXPORT Status topK(Mat<const float> pre, FixedCodesOut codes);
 
 /// Keeps pre[r, f] > max(0, theta[f]); theta empty: ReLU.
@@ -21,8 +23,10 @@ IAM_RT_EXPORT Status topK(Mat<const float> pre, FixedCodesOut codes);
 IAM_RT_EXPORT Status threshold(Mat<const float> pre, Vec<const float> theta, CsrResult &codes);
 
 /// The k * rows largest entries of relu(pre) over the whole batch, ties to the lowest flat index;
-/// only positive ones. Cost:     O(rows features) time; scratch: the positive entries once. Errors:
-/// kKRange, kNonFinite (NaN). Spec:     docs/spec.md#iamcltbatch_topk
+/// only positive ones.
+/// Cost:     O(rows features) time; scratch: the positive entries once.
+/// Errors:   kKRange, kNonFinite (NaN).
+/// Spec:     docs/spec.md#iamcltbatch_topk
 IAM_RT_EXPORT Status batchTopK(Mat<const float> pre, int64_t k, CsrResult &codes);
 
 /// [gate > 0] relu(magnitude).

@@ -10,7 +10,8 @@
 namespace iam::rt {
 
 /// y[r] = sum over active f of codes[r, f] W_dec[f] + b_dec. Reads only the active rows of W_dec.
-/// Shapes:   wDec [features, d], bDec [d] or empty, y [rows, d].  Aliasing: y overlaps no input.
+/// Shapes:   wDec [features, d], bDec [d] or empty, y [rows, d].
+/// Aliasing: y overlaps no input.
 /// Cost:     O(rows (k + 1) d) time, no scratch.
 /// Errors:   kShapeMismatch, kFeatureRange, kInvalidArgument (offsets not ascending from 0 to nnz).
 /// Spec:     docs/spec.md#iamcltdecode

@@ -24,11 +24,11 @@ inline bool mayActivate(EditMode mode) {
 
 /// edit(codes). k-form: out has the slots of codes in their order and, for kSet and kClamp, one
 /// more slot per edited feature, used when the row did not hold it (else value 0). CSR: ascending,
-/// only nonzero values. Shapes:   k-form: out [rows, k + n] when mayActivate(mode), else [rows, k].
+/// only nonzero values.
+/// Shapes:   k-form: out [rows, k + n] when mayActivate(mode), else [rows, k].
 /// Cost:     O(rows (k + n)) after O(n log n).
 /// Errors:   kShapeMismatch, kMode, kFeatureRange (negative), kFeatureDuplicate, kInvalidArgument
-/// (a clamp with a > b or
-///           a NaN operand).
+///           (a clamp with a > b or a NaN operand).
 /// Spec:     docs/spec.md#iamcltedit
 IAM_RT_EXPORT Status edit(FixedCodes codes, const Edit &e, FixedCodesOut out);
 IAM_RT_EXPORT Status edit(CsrCodes codes, const Edit &e, CsrResult &out);
@@ -41,9 +41,11 @@ IAM_RT_EXPORT Status delta(FixedCodes codes, const Edit &e, FixedCodesOut out);
 IAM_RT_EXPORT Status delta(CsrCodes codes, const Edit &e, FixedCodesOut out);
 
 /// p - q. k-form: the k1 slots of p with the matching values of q subtracted, then the k2 slots of
-/// q, negated, with 0 where p held the feature. CSR: merged, only nonzero values. Shapes:   k-form:
-/// out [rows, k1 + k2]. Cost:     k-form: O(rows (k1 + k2) log k2); CSR: O(nnz). Errors:
-/// kShapeMismatch, kInvalidArgument (offsets). Spec:     docs/spec.md#iamcltsub
+/// q, negated, with 0 where p held the feature. CSR: merged, only nonzero values.
+/// Shapes:   k-form: out [rows, k1 + k2].
+/// Cost:     k-form: O(rows (k1 + k2) log k2); CSR: O(nnz).
+/// Errors:   kShapeMismatch, kInvalidArgument (offsets).
+/// Spec:     docs/spec.md#iamcltsub
 IAM_RT_EXPORT Status sub(FixedCodes p, FixedCodes q, FixedCodesOut out);
 IAM_RT_EXPORT Status sub(CsrCodes p, CsrCodes q, CsrResult &out);
 

@@ -1,10 +1,13 @@
 // Encoders. A pre-activation is
-//   pre[r, f] = fl( sum over i = 0, 1, 2, ... of x'[r, i] W_enc[i, f] ) + b_enc[f],   x' = fl(x -
-//   b_dec) or x
+//
+//   pre[r, f] = fl( sum over i = 0, 1, 2, ... of x'[r, i] W_enc[i, f] ) + b_enc[f],
+//   x' = fl(x - b_dec) or x,
+//
 // summed in that order in float32, with one rounding a term where the CPU has fused multiply-add
 // (all levels but x86-64-v2). So a value depends on its row, its feature and the level alone: not
-// on the number of threads, not on the other rows of the batch. |error| <= (d + 2) 2^-24 / (1 - (d
-// + 2) 2^-24) (sum |x'| |W_enc| + |b_enc|); twice that on v2.
+// on the number of threads, not on the other rows of the batch.
+//
+//   |error| <= n u / (1 - n u) (sum |x'| |W_enc| + |b_enc|),  n = d + 2, u = 2^-24; twice on v2
 #pragma once
 
 #include "iam/clt/features.h"
@@ -24,7 +27,8 @@ struct Encoder {
 };
 
 /// pre[r, f] as above.
-/// Shapes:   pre [rows, features].  Aliasing: pre overlaps no input.
+/// Shapes:   pre [rows, features].
+/// Aliasing: pre overlaps no input.
 /// Cost:     O(rows d features) time; scratch: O(rows d) and one packed tile a thread.
 /// Errors:   kShapeMismatch; kNonFinite for x.
 /// Spec:     docs/spec.md#iamcltencode
@@ -32,16 +36,21 @@ IAM_RT_EXPORT Status encodeDense(const Encoder &e, Mat<float> pre);
 
 /// The k = values.cols largest pre-activations of each row, largest first, ties to the lowest
 /// feature, then ReLU: a slot whose pre-activation is not positive keeps its index and holds 0.
-/// Never holds a [rows, features] buffer. Shapes:   values, indices [rows, k], 1 <= k <= features.
-/// Aliasing: outputs overlap no input. Cost:     O(rows d features) time; scratch: O(rows (d + k))
-/// for at most 1,024 rows at a time, and one tile a thread. Errors:   kShapeMismatch, kKRange;
-/// kNonFinite for x and for a NaN pre-activation. Spec:     docs/spec.md#iamcltencode_sparse
+/// Never holds a [rows, features] buffer.
+/// Shapes:   values, indices [rows, k], 1 <= k <= features.
+/// Aliasing: outputs overlap no input.
+/// Cost:     O(rows d features) time; scratch: O(rows (d + k)) for at most 1,024 rows at a time,
+///           and one tile a thread.
+/// Errors:   kShapeMismatch, kKRange; kNonFinite for x and for a NaN pre-activation.
+/// Spec:     docs/spec.md#iamcltencode_sparse
 IAM_RT_EXPORT Status encodeTopK(const Encoder &e, FixedCodesOut codes);
 
 /// JumpReLU, or ReLU when theta is empty: keeps pre[r, f] where it is > theta[f] (strictly) and >
-/// 0. Shapes:   theta [features] or empty. Cost:     as encodeTopK; scratch also holds the result
-/// once more. Errors:   kShapeMismatch; kNonFinite for x and for a NaN pre-activation. Spec:
-/// docs/spec.md#iamcltencode_sparse
+/// 0.
+/// Shapes:   theta [features] or empty.
+/// Cost:     as encodeTopK; scratch also holds the result once more.
+/// Errors:   kShapeMismatch; kNonFinite for x and for a NaN pre-activation.
+/// Spec:     docs/spec.md#iamcltencode_sparse
 IAM_RT_EXPORT Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &codes);
 
 } // namespace iam::rt
