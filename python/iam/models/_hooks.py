@@ -14,7 +14,7 @@ from iam.models._families import SitePoint
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Attachment", "Hooks", "StopForward"]
+__all__ = ["Attachment", "Hooks", "Placing", "StopForward"]
 
 Program = Callable[["torch.Tensor"], "torch.Tensor"]
 
@@ -30,6 +30,20 @@ class Attachment:
     site: Site
     program: Program
     from_position: int
+    reads_only: bool = False
+    """Whether the activation stays as it is, whatever the program returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Where in the batch the rows are that a program is given."""
+
+    chosen: Any
+    """bool `[batch, T]`, True at the rows; None when every position is one."""
+    ids: Any
+    """Token ids `[batch, T]`; None when the model is run on embeddings."""
+    shape: tuple[int, int]
+    """`(batch, T)`."""
 
 
 @dataclass(slots=True)
@@ -43,6 +57,8 @@ class _Forward:
     past: int = 0
     first: int = 0
     """Smallest position among the new ones."""
+    ids: Any = None
+    """Token ids `[batch, T]`, or None."""
 
 
 @dataclass(slots=True)
@@ -72,8 +88,10 @@ class Hooks:
         self._forward = _Forward()
         names = list(inspect.signature(body.forward).parameters)
         self._arguments = {
-            name: names.index(name) if name in names else None for name in ("attention_mask", "past_key_values")
+            name: names.index(name) if name in names else None
+            for name in ("attention_mask", "past_key_values", "input_ids")
         }
+        self.placing: Placing | None = None  # of the program that is running
 
     # ------------------------------------------------------------------------------------------------ who is listening
 
@@ -166,7 +184,7 @@ class Hooks:
         mask = self._argument("attention_mask", args, kwargs)
         cache = self._argument("past_key_values", args, kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
-        forward = _Forward(past=past, first=past)
+        forward = _Forward(past=past, first=past, ids=self._argument("input_ids", args, kwargs))
         if mask is not None:
             if not hasattr(mask, "dim") or mask.dim() != 2:
                 got = f"shape {tuple(mask.shape)}" if hasattr(mask, "shape") else type(mask).__name__
@@ -209,7 +227,10 @@ class Hooks:
         rows = hidden.reshape(-1, width) if chosen is None else hidden[chosen]
         if rows.shape[0] == 0:
             return hidden
+        self.placing = Placing(chosen, forward.ids, (int(hidden.shape[0]), int(hidden.shape[1])))
         result = attachment.program(rows if rows.dtype == torch.float32 else rows.float())
+        if attachment.reads_only:
+            return hidden
         if not isinstance(result, torch.Tensor):
             raise DtypeError(
                 f"LanguageModel.attach: the program at {attachment.site} must return a torch tensor of shape "

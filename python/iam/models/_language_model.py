@@ -15,6 +15,7 @@ from iam.core.config import suggestion
 from iam.core.errors import ArgumentError, FormatError, ShapeError, SiteError
 from iam.core.lazy import require
 from iam.core.sites import SITE_KINDS, Site
+from iam.models._coders import CoderMethods
 from iam.models._families import Family, SitePoint, family_of
 from iam.models._gguf import ALIASES, alias_file, load_gguf, quiet
 from iam.models._hooks import Attachment, Hooks, StopForward
@@ -27,7 +28,7 @@ __all__ = ["LanguageModel"]
 _HUB_ID = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
 
 
-class LanguageModel:
+class LanguageModel(CoderMethods):
     """A causal language model whose activations can be read and edited.
 
     Args:

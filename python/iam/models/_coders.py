@@ -1,0 +1,691 @@
+"""Coders inside a model: activations replaced by reconstructions, with or without what the coder does not explain.
+
+The names that SAELens users know (``run_with_saes``, ``run_with_cache_with_saes``, ``add_sae``, ``reset_saes``, ``saes``)
+do what they do there, on any ``transformers`` model that :class:`iam.LanguageModel` reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from iam.core.config import suggestion
+from iam.core.errors import ArgumentError, InternalError, SiteError
+from iam.core.features import SparseFeatures
+from iam.core.sites import Site
+from iam.models._hooks import Attachment, Hooks, Placing
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CoderCache", "CoderMethods", "CodersAttached"]
+
+Coders: TypeAlias = "Any | Sequence[Any] | Mapping[Site | str, Any]"
+Edit = Callable[[SparseFeatures], SparseFeatures]
+
+
+# --------------------------------------------------------------------------------------------------------- what was seen
+
+
+class CoderCache(Mapping[str, Any]):
+    """Activations and features of one forward pass, by the names that SAELens gives them.
+
+    ``cache["blocks.8.hook_resid_post.hook_sae_acts_post"]`` are :class:`iam.SparseFeatures` ``[batch, position, d_sae]``; every
+    other entry is a tensor ``[batch, position, width]``. Padding holds zeros. ``cache.dense(name)`` gives features as a dense
+    tensor, which at 24,576 features is some 100 kB a position.
+
+    ``…hook_sae_acts_pre`` (pre-activations, which are dense) is computed when it is asked for.
+    """
+
+    def __init__(self, entries: dict[str, Any], lazy: dict[str, Callable[[], Any]]) -> None:
+        self._entries = entries
+        self._lazy = lazy
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._entries:
+            if name not in self._lazy:
+                raise KeyError(f"CoderCache: no entry {name!r}; {suggestion(name, list(self))}")
+            self._entries[name] = self._lazy[name]()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._entries, *self._lazy]))
+
+    def __len__(self) -> int:
+        return len(self._entries.keys() | self._lazy.keys())
+
+    def dense(self, name: str) -> torch.Tensor:
+        """The entry as a dense tensor, features included: ``[batch, position, d_sae]``.
+
+        Raises:
+            KeyError: no such entry.
+        """
+        value = self[name]
+        return value.to_dense() if isinstance(value, SparseFeatures) else value  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"CoderCache with {len(self)} entries: {', '.join(self)}"
+
+
+def _spread(value: torch.Tensor, placing: Placing) -> torch.Tensor:
+    """Rows ``[rows, width]`` to ``[batch, position, width]``, zero where no row came from."""
+    if placing.chosen is None:
+        return value.reshape(*placing.shape, value.shape[-1])
+    out = value.new_zeros(*placing.shape, value.shape[-1])
+    out[placing.chosen.to(value.device)] = value
+    return out
+
+
+def _spread_features(f: SparseFeatures, placing: Placing) -> SparseFeatures:
+    """Features of rows to features of ``[batch, position]``, none where no row came from."""
+    values, indices, offsets = f.components
+    if placing.chosen is None:
+        return SparseFeatures(values, indices, offsets, f.n_features, placing.shape, validate=False)
+    chosen = placing.chosen.reshape(-1).to(values.device)
+    if offsets is None:
+        rows = int(chosen.shape[0])
+        all_values, all_indices = values.new_zeros(rows, f.k), indices.new_zeros(rows, f.k)
+        all_values[chosen], all_indices[chosen] = values, indices
+        return SparseFeatures(all_values, all_indices, None, f.n_features, placing.shape, validate=False)
+    counts = offsets.new_zeros(int(chosen.shape[0]) + 1)
+    counts[1:][chosen] = offsets.diff()
+    return SparseFeatures(values, indices, counts.cumsum(0), f.n_features, placing.shape, validate=False)
+
+
+# ------------------------------------------------------------------------------------------------------------ in the model
+
+
+class _Recorder:
+    """Collects what :class:`CoderCache` shows."""
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        self.wanted = wanted
+        self.entries: dict[str, Any] = {}
+        self.lazy: dict[str, Callable[[], Any]] = {}
+
+    def put(self, name: str, value: Any, placing: Placing) -> None:
+        if self.wanted(name):
+            features = isinstance(value, SparseFeatures)
+            self.entries[name] = _spread_features(value, placing) if features else _spread(value.detach(), placing)
+
+
+def _pre_activations(coder: Any, x: torch.Tensor) -> torch.Tensor:
+    """``(x − b_dec)·W_enc + b_enc``, dense, as SAELens's ``hook_sae_acts_pre``."""
+    from iam import ops
+
+    shift = coder.b_dec if coder.cfg.apply_b_dec_to_input else None
+    return ops.encode(x, coder.W_enc, coder.b_enc, shift)  # type: ignore[no-any-return]
+
+
+def _has_pre_activations(coder: Any) -> bool:
+    cfg = getattr(coder, "cfg", None)
+    plain = getattr(cfg, "architecture", None) in ("standard", "topk", "jumprelu")
+    return (
+        plain
+        and getattr(cfg, "normalize_activations", "none") == "none"
+        and not getattr(cfg, "rescale_acts_by_decoder_norm", False)
+    )
+
+
+def _skip(coder: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """What a coder adds to its decoder's output from its input directly, ``x @ W_skip.T``; None if nothing."""
+    weight = getattr(coder, "W_skip", None)
+    if weight is None:
+        return None
+    import torch
+
+    return x @ torch.as_tensor(weight).to(x.device, x.dtype).T
+
+
+@dataclass(eq=False, slots=True)
+class _Inserted:
+    """One coder in the model: what runs at its input and output sites."""
+
+    coder: Any
+    site: Site
+    site_out: Site
+    hooks: Hooks
+    error_term: bool
+    excluded: list[int]
+    edit: Edit | None
+    recorder: _Recorder | None = None
+    captured: Any = None
+
+    def capture(self, x: torch.Tensor) -> torch.Tensor:
+        """At the input site of a transcoder: keep what it will read."""
+        self.captured = x.clone()  # a later edit may write into it
+        return x
+
+    def replace(self, original: torch.Tensor) -> torch.Tensor:
+        """At the output site: ``[rows, d_out]`` by the coder's output."""
+        import torch
+
+        x: Any = original
+        if self.site != self.site_out:
+            x, self.captured = self.captured, None
+            if x is None:
+                raise InternalError(f"with_coders: {self.site_out} ran before {self.site}")
+        simple = self.edit is None and self.recorder is None
+        record = self._record
+        if simple and self.error_term and not (torch.is_grad_enabled() and x.requires_grad):
+            return original  # SAE(x) + (original − SAE(x))
+        record("hook_sae_input", x)
+        if simple:
+            clean = output = self.coder(x)
+        else:
+            codes = self.coder.encode(x)
+            edited = codes if self.edit is None else self._edited(codes)
+            decoded = self.coder.decode(edited)
+            record("hook_sae_acts_post", edited)
+            record("hook_sae_recons", decoded)
+            output = self._with_skip(decoded, x)
+            clean = output if edited is codes else self._with_skip(self.coder.decode(codes), x)
+        if self.error_term:
+            error = (original - clean).detach()
+            # original − clean + output, in an order that gives `original` to the last bit when nothing was edited, with the
+            # gradient of the output alone
+            output = original.detach() + (output - clean.detach())
+        keep = self._bypassed(original)
+        if keep is not None:
+            output = torch.where(keep, original, output)
+            if self.error_term:
+                error = torch.where(keep, torch.zeros_like(error), error)
+        if self.error_term:
+            record("hook_sae_error", error)
+        record("hook_sae_output", output)
+        return output  # type: ignore[no-any-return]
+
+    def _edited(self, codes: SparseFeatures) -> SparseFeatures:
+        assert self.edit is not None
+        edited = self.edit(codes)
+        if not isinstance(edited, SparseFeatures) or edited.shape != codes.shape:
+            got = f"shape {edited.shape}" if hasattr(edited, "shape") else type(edited).__name__
+            raise ArgumentError(
+                f"LanguageModel.with_coders: expected the edit at {self.site_out} to return SparseFeatures of shape "
+                f"{codes.shape}, got {got}"
+            )
+        return edited
+
+    def _with_skip(self, decoded: Any, x: torch.Tensor) -> Any:
+        skip = _skip(self.coder, x)
+        return decoded if skip is None else decoded + skip
+
+    def _placing(self) -> Placing:
+        assert self.hooks.placing is not None
+        return self.hooks.placing
+
+    def _bypassed(self, rows: torch.Tensor) -> Any:
+        """bool ``[rows, 1]``: rows of tokens that the coder leaves alone; None when there are none of these."""
+        if not self.excluded:
+            return None
+        import torch
+
+        placing = self._placing()
+        if placing.ids is None:
+            raise ArgumentError(
+                "LanguageModel.with_coders: exclude_special_tokens needs token ids, but the model was run on embeddings"
+            )
+        ids = placing.ids.to(rows.device)
+        ids = ids.reshape(-1) if placing.chosen is None else ids[placing.chosen.to(rows.device)]
+        return torch.isin(ids, torch.tensor(self.excluded, device=rows.device))[:, None]
+
+    def _record(self, tail: str, value: Any) -> None:
+        if self.recorder is None:
+            return
+        placing = self._placing()
+        self.recorder.put(f"{self.site_out.hook_name}.{tail}", value, placing)
+        if tail == "hook_sae_input" and _has_pre_activations(self.coder):
+            name = f"{self.site_out.hook_name}.hook_sae_acts_pre"
+            if self.recorder.wanted(name):
+                x, coder = value.detach(), self.coder
+                self.recorder.lazy[name] = lambda: _spread(_pre_activations(coder, x), placing)
+
+    def attachments(self, from_position: int) -> list[Attachment]:
+        found = [Attachment(self.site_out, self.replace, from_position)]
+        if self.site != self.site_out:
+            found.insert(0, Attachment(self.site, self.capture, from_position, reads_only=True))
+        return found
+
+
+class CodersAttached(contextlib.AbstractContextManager[Any]):
+    """Coders in a model for the time of a ``with`` block; made by :meth:`iam.LanguageModel.with_coders`."""
+
+    def __init__(self, model: Any, inserted: list[_Inserted], from_position: int) -> None:
+        self._model = model
+        self._inserted = inserted
+        self._attachments = [a for one in inserted for a in one.attachments(from_position)]
+        self._active: list[Attachment] = []
+        self._entered = False
+
+    def __enter__(self) -> Any:
+        if self._entered:
+            raise ArgumentError("LanguageModel.with_coders: these coders are in use; call with_coders again instead")
+        self._entered = True
+        hooks: Hooks = self._model._hooks
+        try:
+            for attachment in self._attachments:
+                hooks.attach(attachment)
+                self._active.append(attachment)
+        except BaseException:
+            self._leave()
+            raise
+        return self._model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for attachment in reversed(self._active):
+            self._model._hooks.detach(attachment)
+        self._active.clear()
+        for one in self._inserted:
+            one.captured = None
+        self._entered = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """A coder that :meth:`CoderMethods.add_sae` attached, with what it was given."""
+
+    coder: Any
+    attached: CodersAttached
+    error_term: bool
+    exclude: bool | list[int]
+
+
+# ---------------------------------------------------------------------------------------------------------------- methods
+
+
+class CoderMethods:
+    """The methods of :class:`iam.LanguageModel` that put coders into it."""
+
+    _hooks: Hooks
+    _added: dict[str, _Added] | None = None
+
+    def with_coders(
+        self,
+        coders: Coders,
+        *,
+        error_term: bool = False,
+        edit: Edit | Mapping[Site | str, Edit] | None = None,
+        exclude_special_tokens: bool | Sequence[int] = False,
+        from_position: int = 0,
+        allow_other_site: bool = False,
+    ) -> CodersAttached:
+        """Replace activations by what coders make of them, inside a ``with`` block. Gives the model.
+
+        Args:
+            coders: A coder, several, or a mapping from sites to coders. Without a mapping, each sits where it was trained. An SAE
+                replaces the activation it reads; a transcoder reads at ``site`` and replaces the activation at ``site_out``.
+                Skip terms are included.
+            error_term: Add what the coder does not explain, ``original − SAE(x)``, computed once and held constant: without an
+                edit the model then computes what it does without coders, to the last bit. Gradients flow through the
+                coder alone.
+            edit: From the coder's :class:`iam.SparseFeatures` ``[rows, d_sae]`` to those that are decoded, for all coders or by
+                the site that is replaced: ``lambda f: f.ablate(7)``. With the error term, only the difference reaches the model.
+            exclude_special_tokens: Token ids at whose positions the original activation stays; True for the special tokens of
+                the tokenizer.
+            from_position: First position of each sequence that the coders see; earlier ones stay as they are.
+            allow_other_site: Put a coder at the site of the mapping although it was trained at another one.
+
+        Raises:
+            SiteError: a coder without a known site, one whose site the model does not have, of another width (``width``), or
+                trained at another site than the mapping says; a transcoder that writes before it reads.
+            ArgumentError: no coder, two coders that write to one site, an edit for a site without a coder.
+
+        Several coders and layers work in one forward pass, in prefill, KV-cached decoding and padded batches (padding never
+        reaches a coder). Two blocks may be nested: the inner coder sees what the outer one left.
+
+        >>> with model.with_coders([sae], error_term=True, edit=lambda f: f.ablate(7)):  # doctest: +SKIP
+        ...     model.generate("Once upon a time")
+        """
+        return self._insert(
+            coders,
+            error_term=error_term,
+            edit=edit,
+            exclude=exclude_special_tokens,
+            from_position=from_position,
+            allow_other_site=allow_other_site,
+        )
+
+    def _insert(
+        self,
+        coders: Coders,
+        *,
+        error_term: bool,
+        edit: Edit | Mapping[Site | str, Edit] | None,
+        exclude: bool | Sequence[int],
+        from_position: int,
+        allow_other_site: bool = False,
+        recorder: _Recorder | None = None,
+    ) -> CodersAttached:
+        if isinstance(from_position, bool) or not isinstance(from_position, int) or from_position < 0:
+            raise ArgumentError(
+                f"LanguageModel.with_coders: expected from_position to be an integer >= 0, got {from_position!r}"
+            )
+        if isinstance(coders, Mapping):
+            pairs = [(self.site(site), coder) for site, coder in coders.items()]  # type: ignore[attr-defined]
+        else:
+            listed = list(coders) if isinstance(coders, (list, tuple)) else [coders]
+            pairs = [(None, coder) for coder in listed]
+        if not pairs:
+            raise ArgumentError("LanguageModel.with_coders: expected at least one coder, got none")
+        excluded = self._excluded(exclude)
+        inserted: list[_Inserted] = []
+        for site, coder in pairs:
+            where, out = self._sites_of(coder, site, allow_other_site=allow_other_site)
+            if any(one.site_out == out for one in inserted):
+                raise ArgumentError(
+                    f"LanguageModel.with_coders: expected one coder for each site, got two that write to {out}; nest two "
+                    "with blocks if one is to read what the other wrote"
+                )
+            inserted.append(_Inserted(coder, where, out, self._hooks, error_term, excluded, None, recorder))
+        self._give_edits(inserted, edit)
+        return CodersAttached(self, inserted, from_position)
+
+    def _give_edits(self, inserted: list[_Inserted], edit: Edit | Mapping[Site | str, Edit] | None) -> None:
+        if not isinstance(edit, Mapping):
+            for one in inserted:
+                one.edit = edit
+            return
+        by_site = {one.site_out: one for one in inserted}
+        for name, fn in edit.items():
+            site = self.site(name)  # type: ignore[attr-defined]
+            if site not in by_site:
+                raise ArgumentError(
+                    f"LanguageModel.with_coders: expected edits at the sites that coders write to "
+                    f"({', '.join(map(str, sorted(by_site)))}), got one at {site}"
+                )
+            by_site[site].edit = fn
+
+    def _sites_of(self, coder: Any, given: Site | None, *, allow_other_site: bool) -> tuple[Site, Site]:
+        """Where a coder reads and writes, after checking that it fits there."""
+        what = type(coder).__name__
+        if not callable(coder) or not hasattr(coder, "encode") or not hasattr(coder, "decode"):
+            raise ArgumentError(f"LanguageModel.with_coders: expected coders (iam.SAE...), got {what}")
+        if getattr(coder, "n_layers", None) is not None:
+            raise ArgumentError(
+                f"LanguageModel.with_coders: expected coders that read one site, got a {what}, which reads several; this is "
+                "not supported in a model yet"
+            )
+        trained = getattr(coder, "site", None)
+        if given is not None and isinstance(trained, Site) and trained != given and not allow_other_site:
+            raise SiteError(
+                f"LanguageModel.with_coders: the {what} was trained at {trained}, not at {given}; put it at {trained}, or pass "
+                "allow_other_site=True if you mean it"
+            )
+        site = given or trained
+        if site is None:
+            name = getattr(getattr(coder, "cfg", None), "metadata", {}).get("hook_name")
+            raise SiteError(
+                f"LanguageModel.with_coders: expected a {what} that says where it was trained, got hook_name {name!r}; name the "
+                'site: with_coders({"resid_post.8": coder})'
+            )
+        out = getattr(coder, "site_out", None)
+        if not isinstance(out, Site) or out == trained:
+            metadata = getattr(getattr(coder, "cfg", None), "metadata", {})
+            name_out = metadata.get("hook_name_out")
+            if name_out is None or name_out == metadata.get("hook_name"):
+                name_out = site
+            out = Site.parse(name_out)  # a name that is no site of IAM is an error; never the input site instead
+        site, out = self.site(site), self.site(out)  # type: ignore[attr-defined]
+        if out < site:
+            raise SiteError(
+                f"LanguageModel.with_coders: expected a {what} that writes after it reads, got {out} after {site}"
+            )
+        for place, name, verb in ((site, "d_in", "reads"), (out, "d_out", "writes")):
+            size, width = getattr(coder, name, getattr(coder, "d_in", None)), self.width(place)  # type: ignore[attr-defined]
+            if size != width:
+                raise SiteError(
+                    f"LanguageModel.with_coders: the {what} {verb} activations of width {size}, but {place} of "
+                    f"{self.name} has width {width}; use a coder that was trained on this model and site",  # type: ignore[attr-defined]
+                    code="width",
+                )
+        return site, out
+
+    def _excluded(self, exclude: bool | Sequence[int]) -> list[int]:
+        if exclude is False:
+            return []
+        if exclude is True:
+            tokenizer = getattr(self, "tokenizer", None)
+            if tokenizer is None:
+                raise ArgumentError(
+                    "LanguageModel.with_coders: exclude_special_tokens=True needs a tokenizer; pass the token ids instead"
+                )
+            return sorted({int(i) for i in tokenizer.all_special_ids})
+        return [int(i) for i in exclude]
+
+    # As SAELens has them.
+
+    def saes(
+        self,
+        saes: Coders = (),
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: bool | list[int] = False,
+    ) -> contextlib.AbstractContextManager[Any]:
+        """SAELens's context manager: :meth:`add_sae` for each, and at the end the coders that were there before.
+
+        Args:
+            saes: A coder or several.
+            reset_saes_end: False leaves them in the model.
+            use_error_term: As `error_term` of :meth:`with_coders`.
+            exclude_special_tokens: As in :meth:`with_coders`.
+
+        Raises:
+            SiteError, ArgumentError: as :meth:`with_coders`.
+        """
+
+        @contextlib.contextmanager
+        def manage() -> Iterator[Any]:
+            before = dict(self.__dict__.get("_added") or {})
+            try:
+                for coder in saes if isinstance(saes, (list, tuple)) else [saes]:
+                    self.add_sae(coder, use_error_term, exclude_special_tokens)
+                yield self
+            finally:
+                if reset_saes_end:
+                    self.reset_saes()
+                    for one in before.values():
+                        self.add_sae(one.coder, one.error_term, one.exclude)
+
+        return manage()
+
+    @property
+    def acts_to_saes(self) -> dict[str, Any]:
+        """The coders that :meth:`add_sae` attached, by the hook name that they read (``blocks.8.hook_resid_post``)."""
+        return {name: one.coder for name, one in (self._added or {}).items()}
+
+    def add_sae(
+        self, sae: Any, use_error_term: bool | None = None, exclude_special_tokens: bool | list[int] = False
+    ) -> None:
+        """Put a coder into the model until :meth:`reset_saes`; it takes the place of one that reads the same site.
+
+        Raises:
+            SiteError: as :meth:`with_coders` (SAELens logs a warning and goes on without).
+            ArgumentError: another coder writes to the same site.
+        """
+        site, out = self._sites_of(sae, None, allow_other_site=False)
+        added = dict(self._added or {})
+        for name, one in added.items():
+            if name != site.hook_name and any(i.site_out == out for i in one.attached._inserted):
+                raise ArgumentError(
+                    f"LanguageModel.add_sae: the coder that reads {name} writes to {out} already; reset_saes([{name!r}]) first"
+                )
+        attached = self._insert(
+            sae, error_term=bool(use_error_term), edit=None, exclude=exclude_special_tokens, from_position=0
+        )
+        if site.hook_name in added:
+            self.reset_saes([site.hook_name])
+            added.pop(site.hook_name)
+        attached.__enter__()
+        self._added = {
+            **added,
+            site.hook_name: _Added(sae, attached, bool(use_error_term), exclude_special_tokens),
+        }
+
+    def reset_saes(self, act_names: str | list[str] | None = None) -> None:
+        """Take coders that :meth:`add_sae` attached out again: those that read the named hooks, or all.
+
+        Raises:
+            ArgumentError: no coder reads there.
+        """
+        added = dict(self._added or {})
+        names = list(added) if act_names is None else [act_names] if isinstance(act_names, str) else list(act_names)
+        for name in names:
+            key = name if name in added else Site.parse(name).hook_name
+            if key not in added:
+                raise ArgumentError(
+                    f"LanguageModel.reset_saes: no coder reads {name!r}; attached are: {', '.join(added) or 'none'}"
+                )
+            added.pop(key).attached.__exit__(None, None, None)
+        self._added = added
+
+    def run_with_saes(
+        self,
+        prompt: Any,
+        *,
+        saes: Coders = (),
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: bool | list[int] = False,
+        attention_mask: Any = None,
+        return_type: str | None = "logits",
+        loss_per_token: bool = False,
+    ) -> Any:
+        """One forward pass with coders in the model, as SAELens's ``run_with_saes``.
+
+        Args:
+            prompt: Text, texts (padded on the right) or token ids. No token is put in front that the tokenizer does not put there.
+            saes: A coder or several.
+            reset_saes_end: False leaves them in the model.
+            use_error_term: As `error_term` of :meth:`with_coders`.
+            exclude_special_tokens: As in :meth:`with_coders`.
+            attention_mask: For token ids: 1 at tokens, 0 at padding.
+            return_type: ``logits`` ``[batch, position, vocabulary]``, ``loss`` (mean cross-entropy of the next token in nats,
+                padding left out), ``both`` or None.
+            loss_per_token: The loss of each position ``[batch, position − 1]`` instead of the mean, 0 at padding.
+
+        Raises:
+            SiteError, ArgumentError: as :meth:`with_coders`.
+        """
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens):
+            return self._forward(prompt, attention_mask, return_type, loss_per_token)
+
+    def run_with_cache_with_saes(
+        self,
+        prompt: Any,
+        *,
+        saes: Coders = (),
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: bool | list[int] = False,
+        names_filter: str | Sequence[str] | Callable[[str], bool] | None = None,
+        remove_batch_dim: bool = False,
+        attention_mask: Any = None,
+        return_type: str | None = "logits",
+        loss_per_token: bool = False,
+    ) -> tuple[Any, CoderCache]:
+        """As :meth:`run_with_saes`, and everything that was seen on the way.
+
+        Args:
+            names_filter: Names to keep, or a function that tells; by default all.
+            remove_batch_dim: For a batch of one: entries ``[position, …]``.
+
+        Returns:
+            What `return_type` says, and a :class:`CoderCache`: the model's sites under their hook names; where a coder sits, in the
+            place of that name, ``….hook_sae_input``, ``hook_sae_acts_pre``, ``hook_sae_acts_post``, ``hook_sae_recons`` (the
+            decoder's output), ``hook_sae_error`` (with the error term) and ``hook_sae_output`` (what the model goes on with). Of
+            a transcoder they stand under the name of the site that it writes to.
+
+        Raises:
+            SiteError, ArgumentError: as :meth:`with_coders`; `remove_batch_dim` for a batch of several.
+        """
+        wanted = _filter(names_filter)
+        recorder = _Recorder(wanted)
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens):
+            inserted = [one for added in (self._added or {}).values() for one in added.attached._inserted]
+            replaced = {one.site_out for one in inserted}
+            sites = [s for s in self.sites() if s not in replaced and wanted(s.hook_name)]  # type: ignore[attr-defined]
+            for one in inserted:
+                one.recorder = recorder
+            try:
+                result, found = self._read(prompt, attention_mask, return_type, loss_per_token, sites)
+            finally:
+                for one in inserted:
+                    one.recorder = None
+        entries = {site.hook_name: value for site, value in found.items()} | recorder.entries
+        lazy = recorder.lazy
+        if remove_batch_dim:
+            batch = {int(value.shape[0]) for value in entries.values()}
+            if batch - {1}:
+                raise ArgumentError(
+                    f"run_with_cache_with_saes: remove_batch_dim needs a batch of one, got {max(batch)}"
+                )
+            entries = {name: value[0] for name, value in entries.items()}
+            lazy = {name: _first_of(make) for name, make in lazy.items()}
+        return result, CoderCache(entries, lazy)
+
+    def _read(
+        self, prompt: Any, mask: Any, return_type: str | None, loss_per_token: bool, sites: list[Site]
+    ) -> tuple[Any, dict[Site, torch.Tensor]]:
+        if self._hooks.reading:
+            raise ArgumentError(
+                "run_with_cache_with_saes: a capture of this model is running; call it after it returns"
+            )
+        ids, mask = self._inputs(prompt, mask, "right")  # type: ignore[attr-defined]
+        padding = None if bool(mask.all()) else (mask == 0)[..., None]
+        found: dict[Site, torch.Tensor] = {}
+
+        def reader(site: Site, value: torch.Tensor) -> None:
+            value = value.detach().clone()
+            found[site] = value if padding is None else value.masked_fill(padding.to(value.device), 0)
+
+        try:
+            self._hooks.read(sites, reader)
+            result = self._forward(ids, mask, return_type, loss_per_token)
+        finally:
+            self._hooks.stop_reading()
+        return result, {site: found[site] for site in sites}
+
+    def _forward(self, prompt: Any, mask: Any, return_type: str | None, loss_per_token: bool) -> Any:
+        if return_type not in ("logits", "loss", "both", None):
+            raise ArgumentError(f'expected return_type "logits", "loss", "both" or None, got {return_type!r}')
+        ids, mask = self._inputs(prompt, mask, "right")  # type: ignore[attr-defined]
+        with self._inference():  # type: ignore[attr-defined]
+            logits = self.model(**self._arguments(ids, mask)).logits  # type: ignore[attr-defined]
+        if return_type is None:
+            return None
+        if return_type == "logits":
+            return logits
+        loss = next_token_loss(logits, ids, mask)
+        if not loss_per_token:
+            pairs = (mask[:, 1:] * mask[:, :-1]).sum()
+            loss = loss.sum() / pairs
+        return loss if return_type == "loss" else (logits, loss)
+
+
+def next_token_loss(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy ``[batch, position − 1]`` of each token after the first, in nats; 0 where it or its predecessor is padding."""
+    import torch
+
+    losses = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    return losses * (mask[:, 1:] * mask[:, :-1])
+
+
+def _first_of(make: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: make()[0]
+
+
+def _filter(names: str | Sequence[str] | Callable[[str], bool] | None) -> Callable[[str], bool]:
+    if names is None:
+        return lambda _: True
+    if callable(names):
+        return names
+    kept = {names} if isinstance(names, str) else set(names)
+    return lambda name: name in kept
