@@ -1,0 +1,32 @@
+"""Training of sparse coders: :func:`train`, and the settings of a run.
+
+    import iam
+
+    sae = iam.train("configs/sae_topk.yaml")
+
+How it works, formula by formula: ``docs/training.md``.
+"""
+
+from iam.training._config import (
+    TRAINING_ARCHITECTURES,
+    CheckpointSettings,
+    CoderSettings,
+    DataSettings,
+    LoggingSettings,
+    OptimiserSettings,
+    ScheduleSettings,
+    SparsitySettings,
+    TrainConfig,
+)
+
+__all__ = [
+    "TRAINING_ARCHITECTURES",
+    "CheckpointSettings",
+    "CoderSettings",
+    "DataSettings",
+    "LoggingSettings",
+    "OptimiserSettings",
+    "ScheduleSettings",
+    "SparsitySettings",
+    "TrainConfig",
+]
