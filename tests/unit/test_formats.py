@@ -257,9 +257,9 @@ def test_missing(tmp_path, saved):
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [
-        ({"architecture": "jumpreul"}, "architecture", 'did you mean "jumprelu"? Known: jumprelu, standard, topk'),
-        ({"architecture": "gated"}, "architecture", "not run by this version"),
-        ({"architecture": "transcoder"}, "architecture", "a transcoder"),
+        ({"architecture": "jumpreul"}, "architecture", 'did you mean "jumprelu"? Known: abstopk, gated'),
+        ({"architecture": "temporal"}, "architecture", "not run by this version"),
+        ({"architecture": "transcoder", "k": ...}, "config-key", '"d_out"'),
         ({"architecture": "batchtopk"}, "architecture", "save_inference_model"),
         ({"architecture": None}, "architecture", "null"),
         ({"architecture": ["topk"]}, "architecture", "topk"),

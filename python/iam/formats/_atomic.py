@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["write_atomically"]
+__all__ = ["open_atomically", "write_atomically"]
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to ``path``. Whoever reads ``path`` sees the old content or the new, never a part.
+@contextlib.contextmanager
+def open_atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write into that becomes ``path`` when the block ends, and vanishes when the block raises.
 
     Raises:
         OSError: the folder cannot be written; ``path`` is then as it was.
@@ -19,7 +23,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
@@ -30,3 +34,13 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         if os.path.exists(name):
             os.unlink(name)
         raise
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path``. Whoever reads ``path`` sees the old content or the new, never a part.
+
+    Raises:
+        OSError: the folder cannot be written; ``path`` is then as it was.
+    """
+    with open_atomically(path) as file:
+        file.write(data)

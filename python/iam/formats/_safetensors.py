@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from iam.core.errors import FormatError
-from iam.formats._atomic import write_atomically
+from iam.formats._atomic import open_atomically
+from iam.formats._lazy import NUMPY_DTYPES, LazyTensor, map_file, widen
 
-__all__ = ["STORAGE_DTYPES", "SafetensorsFile", "TensorInfo", "write_safetensors"]
+__all__ = ["STORAGE_DTYPES", "LazyTensor", "SafetensorsFile", "TensorInfo", "write_safetensors"]
 
 _SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -68,6 +69,7 @@ class SafetensorsFile:
                 f"{self.path}: expected a safetensors file, but {'this is a directory' if self.path.is_dir() else 'there is none'}",
                 code="file-missing",
             )
+        self._mapped: npt.NDArray[np.uint8] | None = None
         self.tensors, self.metadata, self._data_start = self._read_header()
 
     def _read_header(self) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
@@ -149,32 +151,72 @@ class SafetensorsFile:
             f"{self.path}: the file is truncated: {what}; copy or download it again", code="file-truncated"
         )
 
-    def read(self, name: str) -> npt.NDArray[np.float32]:
+    def read(self, name: str, *, transpose: bool = False) -> npt.NDArray[np.float32]:
         """One tensor as float32, whatever float type it is stored in.
+
+        Args:
+            name: Its name.
+            transpose: Give it with its axes reversed.
 
         Raises:
             FormatError: no such tensor (``tensor-missing``), or not of a float type (``tensor-dtype``).
         """
-        if name not in self.tensors:
-            raise FormatError(
-                f'{self.path}: expected a tensor "{name}", the file has: {", ".join(sorted(self.tensors)) or "none"}',
-                code="tensor-missing",
-            )
-        info = self.tensors[name]
-        stored = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}.get(info.dtype)
-        if stored is None:
-            raise FormatError(
-                f'{self.path}: tensor "{name}": expected F16, BF16, F32 or F64, got {info.dtype}', code="tensor-dtype"
-            )
+        info, stored = self._float(name)
         with self.path.open("rb") as file:
             file.seek(self._data_start + info.begin)
             flat = np.fromfile(file, dtype=stored, count=math.prod(info.shape))
         if flat.size != math.prod(info.shape):  # the file shrank after its header was read
             raise self._truncated(f'tensor "{name}": expected {math.prod(info.shape)} elements, got {flat.size}')
-        if info.dtype == "BF16":
-            flat = (flat.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which the reader's owner refuses
-            return np.ascontiguousarray(flat, dtype=np.float32).reshape(info.shape)
+        raw = flat.reshape(info.shape)
+        return widen(raw.T if transpose else raw, info.dtype)
+
+    def lazy(self, name: str) -> LazyTensor:
+        """One tensor, mapped into memory: its rows are read when they are asked for.
+
+        Raises:
+            FormatError: as for :meth:`read`.
+        """
+        info, stored = self._float(name)
+        if self._mapped is None:
+            self._mapped = map_file(self.path)
+        begin = self._data_start + info.begin
+        if len(self._mapped) < begin + info.nbytes:
+            raise self._truncated(f'tensor "{name}" ends at byte {begin + info.nbytes} of {len(self._mapped)}')
+        part = np.asarray(self._mapped[begin : begin + info.nbytes]).view(stored).reshape(info.shape)
+        return LazyTensor(part, info.dtype, f'{self.path}: tensor "{name}"')
+
+    def read_int(self, name: str) -> int:
+        """A tensor of one element of an integer type.
+
+        Raises:
+            FormatError: no such tensor (``tensor-missing``), not one integer (``tensor-dtype``).
+        """
+        info = self._info(name)
+        stored = {"I64": "<i8", "I32": "<i4", "U64": "<u8", "U32": "<u4", "I16": "<i2", "U8": "u1", "I8": "i1"}
+        if info.dtype not in stored or math.prod(info.shape) != 1:
+            raise FormatError(
+                f'{self.path}: tensor "{name}": expected one integer, got {info.dtype} of shape {info.shape}',
+                code="tensor-dtype",
+            )
+        with self.path.open("rb") as file:
+            file.seek(self._data_start + info.begin)
+            return int(np.frombuffer(file.read(info.nbytes), dtype=stored[info.dtype])[0])
+
+    def _info(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
+            raise FormatError(
+                f'{self.path}: expected a tensor "{name}", the file has: {", ".join(sorted(self.tensors)) or "none"}',
+                code="tensor-missing",
+            )
+        return self.tensors[name]
+
+    def _float(self, name: str) -> tuple[TensorInfo, str]:
+        info = self._info(name)
+        if info.dtype not in NUMPY_DTYPES:
+            raise FormatError(
+                f'{self.path}: tensor "{name}": expected F16, BF16, F32 or F64, got {info.dtype}', code="tensor-dtype"
+            )
+        return info, NUMPY_DTYPES[info.dtype]
 
 
 def _is_size(value: object) -> bool:
@@ -190,29 +232,46 @@ def to_bfloat16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def write_safetensors(
-    path: str | Path, tensors: Mapping[str, npt.NDArray[np.float32]], *, dtype: str = "float32"
+    path: str | Path, tensors: Mapping[str, npt.NDArray[np.float32] | LazyTensor], *, dtype: str = "float32"
 ) -> None:
     """Write float tensors, stored as ``dtype`` (``float32``, ``float16``, ``bfloat16``), atomically.
 
+    The data are converted and written in pieces, so a lazy tensor is never held whole.
+
     Raises:
-        FormatError: a value that the storage type cannot hold (``config-value``).
+        FormatError: a value that the storage type cannot hold, or an unknown storage type (``config-value``).
     """
     if dtype not in STORAGE_DTYPES:
         raise FormatError(
             f'{path}: cannot store as "{dtype}"; expected one of {", ".join(STORAGE_DTYPES)}', code="config-value"
         )
+    stored = STORAGE_DTYPES[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    chunks: list[bytes] = []
     begin = 0
     for name, values in tensors.items():
-        data = _stored_bytes(path, name, np.ascontiguousarray(values, dtype=np.float32), dtype)
-        end = begin + len(data)
-        header[name] = {"dtype": STORAGE_DTYPES[dtype], "shape": list(values.shape), "data_offsets": [begin, end]}
-        chunks.append(data)
+        end = begin + math.prod(values.shape) * _SIZES[stored]
+        header[name] = {"dtype": stored, "shape": list(values.shape), "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8 bytes
-    write_atomically(path, b"".join([len(text).to_bytes(8, "little"), text, *chunks]))
+    with open_atomically(path) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name, values in tensors.items():
+            for piece in _pieces(values):
+                file.write(_stored_bytes(path, name, piece, dtype))
+
+
+def _pieces(values: npt.NDArray[np.float32] | LazyTensor, size: int = 1 << 22) -> Iterator[npt.NDArray[np.float32]]:
+    """``values`` in groups of rows of about ``size`` elements."""
+    if values.ndim == 0:
+        yield np.asarray(values, dtype=np.float32)
+        return
+    rows = max(1, size // max(1, math.prod(values.shape[1:])))
+    for start in range(0, values.shape[0], rows):
+        part = slice(start, start + rows)
+        piece = values.rows(part) if isinstance(values, LazyTensor) else values[part]
+        yield np.ascontiguousarray(piece, dtype=np.float32)
 
 
 def _stored_bytes(path: str | Path, name: str, values: npt.NDArray[np.float32], dtype: str) -> bytes:

@@ -1,43 +1,52 @@
 """SAELens directories: ``cfg.json`` and ``sae_weights.safetensors``.
 
-Read: the flat config of SAELens 6 and, where their meaning is clear, configs from before 6.0; architectures ``topk``,
-``jumprelu`` and ``standard``; weights stored as float16, bfloat16, float32 or float64. Written: the SAELens 6 form. Names and
-shapes of tensors: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``, and for jumprelu
-``threshold [d_sae]`` (before 6.0 also ``log_threshold``).
+Read: the flat config of SAELens 6 and, where their meaning is clear, configs from before 6.0; every architecture of its
+inference side but ``temporal``; weights stored as float16, bfloat16, float32 or float64. Written: the SAELens 6 form.
+
+Names and orientation are IAM's own (:mod:`iam.formats._raw`): ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_out]``,
+``b_dec [d_out]``; jumprelu ``threshold [d_sae]`` (before 6.0 also ``log_threshold``); gated ``b_gate``, ``b_mag``, ``r_mag [d_sae]``
+and no ``b_enc``; skip transcoders ``W_skip [d_out, d_in]``; matching pursuit only ``W_dec`` and ``b_dec``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iam.core.config import nearest, suggestion, take_bool, take_int
-from iam.core.errors import ArgumentError, FormatError, IamError
-from iam.formats._atomic import write_atomically
-from iam.formats._safetensors import SafetensorsFile, write_safetensors
+from iam.core.errors import FormatError
+from iam.formats._lazy import as_float32
+from iam.formats._raw import RawCoder, Tensor, expected_shapes, fold_norm_scale, read_json, take, write_json
+from iam.formats._safetensors import STORAGE_DTYPES, SafetensorsFile, write_safetensors
 
 if TYPE_CHECKING:
     from iam.vector.clt._sae import SAE, SAEConfig
 
-__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read", "read_config", "write"]
+__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read", "read_config", "read_raw", "write", "write_raw"]
 
 CONFIG_NAME = "cfg.json"
 WEIGHTS_NAME = "sae_weights.safetensors"
 
-# Architectures of SAELens that IAM knows by name and does not run.
+# SAELens's name -> kind, architecture, whether there is a W_skip.
+_ARCHITECTURES: dict[str, tuple[Any, str, bool]] = {
+    "abstopk": ("sae", "abstopk", False),
+    "gated": ("sae", "gated", False),
+    "jumprelu": ("sae", "jumprelu", False),
+    "jumprelu_skip_transcoder": ("transcoder", "jumprelu", True),
+    "jumprelu_transcoder": ("transcoder", "jumprelu", False),
+    "matching_pursuit": ("sae", "matching_pursuit", False),
+    "skip_transcoder": ("transcoder", "standard", True),
+    "standard": ("sae", "standard", False),
+    "topk": ("sae", "topk", False),
+    "transcoder": ("transcoder", "standard", False),
+}
 _OTHER_ARCHITECTURES = {
-    "abstopk": "not run by this version",
-    "gated": "not run by this version",
-    "jumprelu_skip_transcoder": "a transcoder, not an SAE",
-    "jumprelu_transcoder": "a transcoder, not an SAE",
-    "matching_pursuit": "not run by this version",
-    "skip_transcoder": "a transcoder, not an SAE",
     "temporal": "not run by this version",
-    "transcoder": "a transcoder, not an SAE",
     "batchtopk": "a training form: SAELens saves it for inference as jumprelu (save_inference_model)",
     "matryoshka_batchtopk": "a training form: SAELens saves it for inference as jumprelu (save_inference_model)",
 }
@@ -47,15 +56,24 @@ _KEYS = (
     "apply_b_dec_to_input",
     "architecture",
     "d_in",
+    "d_out",
     "d_sae",
     "device",
     "dtype",
     "k",
+    "max_iterations",
     "metadata",
     "normalize_activations",
     "rescale_acts_by_decoder_norm",
+    "residual_threshold",
     "reshape_activations",
+    "sae_lens_version",
+    "stop_on_duplicate_support",
 )
+_PURSUIT_KEYS = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
+
+# SAELens takes a config without a version for one from before 6.0, whose "metadata" it does not read.
+_VERSION = "6.0.0"
 
 # Configs from before 6.0 are flat: these keys mark one, and all that is not about the coder is metadata.
 _LEGACY_MARKS = (
@@ -64,7 +82,6 @@ _LEGACY_MARKS = (
     "activation_fn",
     "activation_fn_str",
     "activation_fn_kwargs",
-    "sae_lens_version",
 )
 _LEGACY_NAMES = {
     "hook_point": "hook_name",
@@ -74,8 +91,8 @@ _LEGACY_NAMES = {
 }
 
 
-def read(path: str | Path) -> SAE:
-    """The SAE in directory ``path``.
+def read(path: str | Path) -> Any:
+    """The coder in directory ``path``: an :class:`iam.SAE` or an ``iam.Transcoder``.
 
     Raises:
         FormatError: the directory or a file is missing (``file-missing``), truncated (``file-truncated``) or malformed
@@ -84,71 +101,79 @@ def read(path: str | Path) -> SAE:
             that is missing (``tensor-missing``), has the wrong shape (``tensor-shape``) or type (``tensor-dtype``), or
             holds NaN or infinity (``non-finite``).
     """
-    from iam.vector.clt._sae import SAE
+    from iam.formats._build import build
 
+    return build(read_raw(path))
+
+
+def read_raw(path: str | Path) -> RawCoder:
+    """The record of the coder in directory ``path``. Errors as in :func:`read`."""
     directory = Path(path)
-    cfg, rescale = _read_config(directory)
-    weights = directory / WEIGHTS_NAME
-    file = SafetensorsFile(weights)
-    shapes: dict[str, tuple[int, ...]] = {
-        "W_enc": (cfg.d_in, cfg.d_sae),
-        "b_enc": (cfg.d_sae,),
-        "W_dec": (cfg.d_sae, cfg.d_in),
-        "b_dec": (cfg.d_in,),
+    cfg = _read_config(directory)
+    file = SafetensorsFile(directory / WEIGHTS_NAME)
+    shapes, _ = expected_shapes(_Sizes(cfg))
+    if cfg["kind"] == "transcoder" and not cfg["skip"]:
+        shapes.pop("W_skip")
+    stored = dict(shapes)
+    log_threshold = "threshold" in shapes and "threshold" not in file.tensors and "log_threshold" in file.tensors
+    if log_threshold:
+        stored["log_threshold"] = stored.pop("threshold")
+    _check_names(file, stored, cfg)
+    of = f"{CONFIG_NAME} (d_in={cfg['d_in']}, d_sae={cfg['d_sae']})"
+    tensors: dict[str, Tensor] = {
+        name: take(file, name, shape, of=of) for name, shape in stored.items() if not name.startswith("whitening")
     }
-    threshold_name = None
-    if cfg.architecture == "jumprelu":
-        threshold_name = "threshold" if "threshold" in file.tensors else "log_threshold"
-        if threshold_name not in file.tensors:
-            threshold_name = "threshold"
-        shapes[threshold_name] = (cfg.d_sae,)
-    optional = {"scaling_factor": (cfg.d_sae,)}
-    for name, shape in shapes.items():
-        if name in file.tensors and file.tensors[name].shape != shape:
+    if log_threshold:
+        with np.errstate(over="ignore"):
+            tensors["threshold"] = np.exp(as_float32(tensors.pop("log_threshold")))
+        if not np.isfinite(as_float32(tensors["threshold"])).all():
             raise FormatError(
-                f'{weights}: tensor "{name}": expected shape {shape} from {CONFIG_NAME} (d_in={cfg.d_in}, '
-                f"d_sae={cfg.d_sae}), got {file.tensors[name].shape}",
-                code="tensor-shape",
-            )
-    unknown = sorted(set(file.tensors) - set(shapes) - set(optional))
-    if unknown:
-        raise FormatError(
-            f"{weights}: tensors {unknown} do not belong to architecture {cfg.architecture}; expected {sorted(shapes)}",
-            code="tensor-missing",
-        )
-    arrays = {name: file.read(name) for name in shapes}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise FormatError(
-                f'{weights}: tensor "{name}": expected finite values, got {array[at]} at {at}', code="non-finite"
+                f'{file.path}: tensor "log_threshold" is beyond the logarithms of float32', code="non-finite"
             )
     if "scaling_factor" in file.tensors and not np.all(file.read("scaling_factor") == 1):
         raise FormatError(
-            f'{weights}: tensor "scaling_factor" is not all ones; this version does not run finetuned scaling factors',
+            f'{file.path}: tensor "scaling_factor" is not all ones; this version does not run finetuned scaling factors',
             code="format",
         )
-    threshold = arrays.pop(threshold_name) if threshold_name else None
-    if threshold is not None and threshold_name == "log_threshold":
-        threshold = np.exp(threshold)
-    if rescale:
-        # h·‖W_dec‖ picks the features and f/‖W_dec‖ is decoded: the same as a decoder of norm 1 and a scaled encoder.
-        norms = np.maximum(np.linalg.norm(arrays["W_dec"].astype(np.float64), axis=1), 1e-8).astype(np.float32)
-        arrays["W_dec"] = np.ascontiguousarray(arrays["W_dec"] / norms[:, None])
-        arrays["W_enc"] = np.ascontiguousarray(arrays["W_enc"] * norms)
-        arrays["b_enc"] = arrays["b_enc"] * norms
-    try:
-        return SAE(cfg, threshold=threshold, **arrays)
-    except IamError as error:
-        raise FormatError(f"{weights}: {error}", code="format") from error
+    return _record(cfg, str(file.path), tensors)
+
+
+class _Sizes:
+    """What :func:`expected_shapes` looks at, before there are tensors."""
+
+    def __init__(self, cfg: Mapping[str, Any]) -> None:
+        self.kind, self.architecture, self.n_layers = cfg["kind"], cfg["architecture"], 1
+        self.d_in, self.d_out, self.d_sae = cfg["d_in"], cfg["d_out"], cfg["d_sae"]
+        self.normalize_activations = cfg["normalize_activations"]
+
+
+def _record(cfg: Mapping[str, Any], source: str, tensors: dict[str, Tensor]) -> RawCoder:
+    return RawCoder(source=source, tensors=tensors, **{name: value for name, value in cfg.items() if name != "skip"})
+
+
+def _check_names(file: SafetensorsFile, stored: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    for name in stored:
+        if name not in file.tensors and not name.startswith("whitening"):
+            file.read(name)  # says that it is missing
+    unknown = sorted(set(file.tensors) - set(stored) - {"scaling_factor"})
+    if cfg["kind"] == "sae" and cfg["architecture"] == "matching_pursuit" and unknown == ["W_enc"]:
+        return  # some versions write the tied encoder too
+    if unknown:
+        raise FormatError(
+            f"{file.path}: tensors {unknown} do not belong to architecture {cfg['architecture']}; expected {sorted(stored)}",
+            code="tensor-missing",
+        )
 
 
 def read_config(path: str | Path) -> SAEConfig:
     """The config in directory ``path``, checked; the weights are not opened. Errors as in :func:`read`."""
-    return _read_config(Path(path))[0]
+    from iam.formats._build import config_of
+
+    cfg = _read_config(Path(path))
+    return config_of({name: value for name, value in cfg.items() if name != "skip"}, str(Path(path) / CONFIG_NAME))
 
 
-def _read_config(directory: Path) -> tuple[SAEConfig, bool]:
+def _read_config(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise FormatError(
             f"{directory}: expected a directory with {CONFIG_NAME} and {WEIGHTS_NAME}, but "
@@ -162,18 +187,11 @@ def _read_config(directory: Path) -> tuple[SAEConfig, bool]:
             f"{directory}: expected {CONFIG_NAME} and {WEIGHTS_NAME}, found {', '.join(found) or 'nothing'}",
             code="file-missing",
         )
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"{file}: expected JSON: {error}", code="format") from error
-    if not isinstance(raw, dict):
-        raise FormatError(f"{file}: expected a JSON object, got {type(raw).__name__}", code="format")
-    return _config(raw, file)
+    return _config(read_json(file), file)
 
 
-def _config(raw: dict[str, Any], file: Path) -> tuple[SAEConfig, bool]:
-    from iam.vector.clt._sae import SAEConfig
-
+def _config(raw: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The fields of a record that the config fixes, and ``skip``."""
     if "metadata" not in raw and any(mark in raw for mark in _LEGACY_MARKS):
         raw = _from_legacy(raw, file)
     for key in raw:
@@ -190,53 +208,79 @@ def _config(raw: dict[str, Any], file: Path) -> tuple[SAEConfig, bool]:
             raise FormatError(
                 f'{file}: expected a key "{key}", got {", ".join(sorted(raw)) or "none"}', code="config-key"
             )
-    architecture = raw.get("architecture", "standard")
-    _check_architecture(architecture, file)
-    if architecture == "topk" and "k" not in raw:
-        raise FormatError(f'{file}: architecture topk needs a key "k"', code="config-key")
-    for key in ("d_in", "d_sae"):
-        take_int(raw[key], what=f"{file}: {key}", low=1, high=2**31 - 1, error=FormatError, code="config-value")
-    rescale = raw.get("rescale_acts_by_decoder_norm", False)
-    take_bool(rescale, what=f"{file}: rescale_acts_by_decoder_norm", error=FormatError, code="config-value")
-    if rescale and architecture != "topk":
-        raise FormatError(f"{file}: rescale_acts_by_decoder_norm is for topk, got {architecture}", code="config-value")
+    name = raw.get("architecture", "standard")
+    _check_architecture(name, file)
+    kind, architecture, skip = _ARCHITECTURES[name]
+    with_k = architecture in ("abstopk", "topk")
+    if with_k and "k" not in raw:
+        raise FormatError(f'{file}: architecture {name} needs a key "k"', code="config-key")
+    if kind == "transcoder" and "d_out" not in raw:
+        raise FormatError(f'{file}: architecture {name} needs a key "d_out"', code="config-key")
+    sizes: dict[str, int] = {}
+    for key in ("d_in", "d_sae", "d_out"):
+        value = raw.get(key) if key != "d_out" or kind == "transcoder" else sizes["d_in"]
+        sizes[key] = take_int(
+            value, what=f"{file}: {key}", low=1, high=2**31 - 1, error=FormatError, code="config-value"
+        )
+    k = None
+    if with_k:
+        k = take_int(raw["k"], what=f"{file}: k", low=1, high=sizes["d_sae"], error=FormatError, code="k-range")
+    flags = {"rescale_acts_by_decoder_norm": False, "apply_b_dec_to_input": kind == "sae"}
+    for key, default in flags.items():
+        flags[key] = take_bool(raw.get(key, default), what=f"{file}: {key}", error=FormatError, code="config-value")
+    if flags["rescale_acts_by_decoder_norm"] and not with_k:
+        raise FormatError(f"{file}: rescale_acts_by_decoder_norm is for topk, got {name}", code="config-value")
+    if flags["apply_b_dec_to_input"] and kind == "transcoder":
+        raise FormatError(f"{file}: apply_b_dec_to_input is for SAEs, got {name}", code="config-value")
+    metadata = raw.get("metadata")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise FormatError(f"{file}: metadata: expected an object, got {type(metadata).__name__}", code="config-value")
+    pursuit = {key: raw[key] for key in _PURSUIT_KEYS if key in raw} if architecture == "matching_pursuit" else {}
+    return {
+        "kind": kind, "architecture": architecture, "skip": skip, **sizes, "k": k, **flags,
+        "normalize_activations": _choice(raw, "normalize_activations", file, "normalization"),
+        "reshape_activations": _choice(raw, "reshape_activations", file, "config-value"),
+        "dtype": _dtype(raw, file),
+        "metadata": dict(metadata or {}),
+        **pursuit,
+    }  # fmt: skip
+
+
+def _choice(raw: Mapping[str, Any], key: str, file: Path, code: Any) -> str:
+    from iam.formats._raw import NORMALIZATIONS
+
+    value = raw.get(key)
+    options = NORMALIZATIONS if key == "normalize_activations" else ("hook_z", "none")
+    if value is None:
+        return "none"
+    if not isinstance(value, str) or value not in options:
+        raise FormatError(f"{file}: {key}: unknown value {value!r}; {suggestion(str(value), options)}", code=code)
+    return value
+
+
+def _dtype(raw: Mapping[str, Any], file: Path) -> str:
     dtype = raw.get("dtype", "float32")
     dtype = dtype.removeprefix("torch.") if isinstance(dtype, str) else dtype
-    normalize = raw.get("normalize_activations")
-    try:
-        cfg = SAEConfig(
-            architecture=architecture,
-            d_in=raw["d_in"],
-            d_sae=raw["d_sae"],
-            k=_whole(raw["k"]) if architecture == "topk" else None,
-            apply_b_dec_to_input=raw.get("apply_b_dec_to_input", True),
-            normalize_activations="none" if normalize is None else normalize,
-            reshape_activations=raw.get("reshape_activations") or "none",
-            dtype="float32" if dtype in ("float64", "double") else dtype,
-            metadata=raw.get("metadata") or {},
+    if dtype in ("float64", "double"):
+        return "float32"
+    if not isinstance(dtype, str) or dtype not in STORAGE_DTYPES:
+        raise FormatError(
+            f"{file}: dtype: unknown value {dtype!r}; {suggestion(str(dtype), STORAGE_DTYPES)}", code="config-value"
         )
-    except ArgumentError as error:
-        raise FormatError(f"{file}: {str(error).removeprefix('SAEConfig.')}", code=error.code) from error
-    return cfg, rescale
-
-
-def _whole(k: Any) -> Any:
-    return int(k) if isinstance(k, float) and k.is_integer() else k
+    return dtype
 
 
 def _check_architecture(architecture: Any, file: Path) -> None:
-    from iam.vector.clt._sae import ARCHITECTURES
-
-    if architecture in ARCHITECTURES:
+    if isinstance(architecture, str) and architecture in _ARCHITECTURES:
         return
-    known = ", ".join(ARCHITECTURES)
+    known = ", ".join(_ARCHITECTURES)
     if isinstance(architecture, str) and architecture in _OTHER_ARCHITECTURES:
         raise FormatError(
             f'{file}: architecture "{architecture}" is {_OTHER_ARCHITECTURES[architecture]}; expected one of {known}',
             code="architecture",
         )
     raise FormatError(
-        f"{file}: unknown architecture {json.dumps(architecture, default=str)}; {suggestion(str(architecture), ARCHITECTURES)}",
+        f"{file}: unknown architecture {json.dumps(architecture, default=str)}; {suggestion(str(architecture), _ARCHITECTURES)}",
         code="architecture",
     )
 
@@ -272,42 +316,67 @@ def _from_legacy(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if old.pop("finetuning_scaling_factor", False):
         raise FormatError(f"{file}: this version does not run finetuning_scaling_factor", code="config-value")
     old.setdefault("prepend_bos", True)
+    if "hook_z" in str(old.get("hook_name", "")):
+        new.setdefault("reshape_activations", "hook_z")
     new["metadata"] = old
     return new
 
 
 def write(sae: SAE, path: str | Path, cfg: SAEConfig | None = None) -> tuple[Path, Path]:
-    """Write ``sae`` into directory ``path``, made if missing; returns the paths of weights and config.
+    """Write a coder into directory ``path``, made if missing; returns the paths of weights and config.
 
     Args:
-        sae: What to write.
+        sae: What to write: an SAE or a transcoder.
         path: The directory.
         cfg: Written instead of ``sae.cfg``: its ``dtype`` is what the weights are stored as.
+
+    Raises:
+        FormatError: a coder that SAELens has no architecture for (``architecture``), metadata that are not JSON or a weight
+            that the storage type cannot hold (``config-value``).
     """
-    cfg = sae.cfg if cfg is None else cfg
+    from iam.formats._build import raw_of
+
+    raw = raw_of(sae)
+    if cfg is not None:
+        raw = replace(raw, dtype=cfg.dtype, metadata=dict(cfg.metadata))
+    return write_raw(raw, path)
+
+
+def write_raw(raw: RawCoder, path: str | Path) -> tuple[Path, Path]:
+    """Write a record; see :func:`write`. A known input scale is folded into the weights."""
+    if raw.norm_scale is not None:
+        raw = fold_norm_scale(raw)
     directory = Path(path)
-    directory.mkdir(parents=True, exist_ok=True)
-    tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
-    if sae.threshold is not None:
-        tensors["threshold"] = sae.threshold
+    skip = "W_skip" in raw.tensors
+    names = {value: name for name, value in _ARCHITECTURES.items()}
+    name = names.get((raw.kind, raw.architecture, skip))
+    if name is None:
+        what = f"{raw.kind} of architecture {raw.architecture}" + (" with a skip connection" if skip else "")
+        raise FormatError(f"{directory}: SAELens has no architecture for a {what}", code="architecture")
     record: dict[str, Any] = {
-        "architecture": cfg.architecture,
-        "d_in": cfg.d_in,
-        "d_sae": cfg.d_sae,
-        "dtype": cfg.dtype,
+        "architecture": name,
+        "d_in": raw.d_in,
+        "d_sae": raw.d_sae,
+        "dtype": raw.dtype,
         "device": "cpu",
-        "apply_b_dec_to_input": cfg.apply_b_dec_to_input,
-        "normalize_activations": cfg.normalize_activations,
-        "reshape_activations": cfg.reshape_activations,
-        "metadata": dict(cfg.metadata),
+        "apply_b_dec_to_input": raw.apply_b_dec_to_input,
+        "normalize_activations": raw.normalize_activations,
+        "reshape_activations": raw.reshape_activations,
+        "sae_lens_version": _VERSION,
+        "metadata": dict(raw.metadata),
     }
-    if cfg.k is not None:
-        record["k"] = cfg.k
-        record["rescale_acts_by_decoder_norm"] = False
+    if raw.kind == "transcoder":
+        record["d_out"] = raw.d_out
+    if raw.k is not None:
+        record["k"] = raw.k
+        record["rescale_acts_by_decoder_norm"] = raw.rescale_acts_by_decoder_norm
+    if raw.architecture == "matching_pursuit":
+        record.update({key: getattr(raw, key) for key in _PURSUIT_KEYS})
     try:
-        text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        json.dumps(record, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{directory / CONFIG_NAME}: metadata is not JSON: {error}", code="config-value") from error
-    write_safetensors(directory / WEIGHTS_NAME, tensors, dtype=cfg.dtype)
-    write_atomically(directory / CONFIG_NAME, text.encode("utf-8"))
+    directory.mkdir(parents=True, exist_ok=True)
+    write_safetensors(directory / WEIGHTS_NAME, dict(raw.tensors), dtype=raw.dtype)
+    write_json(directory / CONFIG_NAME, record)
     return directory / WEIGHTS_NAME, directory / CONFIG_NAME

@@ -1,0 +1,110 @@
+"""From a record to a coder and back: the one place where formats meet the object model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from iam.core.errors import FormatError, IamError
+from iam.formats._lazy import LazyTensor, as_float32
+from iam.formats._raw import RawCoder, fold_rescaling
+
+__all__ = ["build", "config_of", "raw_of"]
+
+_CLASSES = {"sae": "SAE", "transcoder": "Transcoder", "cross_layer": "CrossLayerTranscoder"}
+
+
+def _class(kind: str, source: str) -> Any:
+    from iam.vector import clt
+
+    found = getattr(clt, _CLASSES[kind], None)
+    if found is None:
+        raise FormatError(f"{source}: a {kind} coder, which this version of IAM does not run", code="architecture")
+    return found
+
+
+def _config_class(kind: str) -> Any:
+    from iam.vector import clt
+
+    return clt.SAEConfig if kind == "sae" else getattr(clt, "CoderConfig", clt.SAEConfig)
+
+
+def config_of(values: Mapping[str, Any], source: str) -> Any:
+    """The config object for the fields of a record.
+
+    Raises:
+        FormatError: a value that the object model does not run; the code says which.
+    """
+    cls = _config_class(values["kind"])
+    known = {field.name for field in dataclasses.fields(cls)}
+    given = {name: value for name, value in values.items() if name in known}
+    try:
+        return cls(**given)
+    except IamError as error:
+        text = str(error).split(".", 1)[-1] if str(error).startswith(cls.__name__ + ".") else str(error)
+        raise FormatError(f"{source}: {text}", code=error.code) from error
+
+
+def build(raw: RawCoder) -> Any:
+    """The coder that a record describes.
+
+    Raises:
+        FormatError: an architecture or normalisation that this version does not run, or weights that the coder refuses.
+    """
+    cls = _class(raw.kind, raw.source)
+    if not hasattr(_config_class(raw.kind), "rescale_acts_by_decoder_norm"):
+        raw = fold_rescaling(raw)
+    values = {field.name: getattr(raw, field.name) for field in dataclasses.fields(raw)}
+    cfg = config_of(values, raw.source)
+    tensors: dict[str, Any]
+    if raw.kind == "cross_layer":
+        bases = sorted({name.split(".")[0] for name in raw.tensors})
+        tensors = {
+            base: [_weight(raw.tensors[f"{base}.{i}"], lazy=base == "W_dec") for i in range(raw.n_layers)]
+            for base in bases
+            if all(f"{base}.{i}" in raw.tensors for i in range(raw.n_layers))
+        }
+    else:
+        tensors = {name: _weight(tensor, lazy=False) for name, tensor in raw.tensors.items()}
+    try:
+        return cls(cfg, **tensors)
+    except IamError as error:
+        raise FormatError(f"{raw.source}: {error}", code="format") from error
+
+
+def _weight(tensor: Any, *, lazy: bool) -> Any:
+    return tensor if lazy and isinstance(tensor, LazyTensor) else as_float32(tensor)
+
+
+def raw_of(coder: Any) -> RawCoder:
+    """The record of a coder; its weights are not copied."""
+    cfg = coder.cfg
+    name = next((base.__name__ for base in type(coder).__mro__ if base.__name__ in _CLASSES.values()), "")
+    kind: Any = {value: key for key, value in _CLASSES.items()}.get(name)
+    if kind is None:
+        raise FormatError(f"iam.formats: no format is known for a {type(coder).__name__}", code="architecture")
+    fields = {field.name for field in dataclasses.fields(RawCoder)} - {"kind", "source", "tensors", "metadata"}
+    values = {name: getattr(cfg, name) for name in fields if hasattr(cfg, name)}
+    values["d_out"] = coder.d_out if hasattr(coder, "d_out") else coder.d_in
+    tensors: dict[str, Any] = {}
+    if kind == "cross_layer":
+        values["n_layers"] = coder.n_layers
+        for base in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip"):
+            parts = getattr(coder, base, None)
+            if parts is not None:
+                tensors.update({f"{base}.{i}": part for i, part in enumerate(parts)})
+    else:
+        for base in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "b_gate", "b_mag", "r_mag",
+                     "whitening_mean", "whitening_matrix", "whitening_inverse"):  # fmt: skip
+            part = getattr(coder, base, None)
+            if part is not None:
+                tensors[base] = part
+    if cfg.architecture == "matching_pursuit":
+        tensors = {base: part for base, part in tensors.items() if base in ("W_dec", "b_dec")}
+    if cfg.architecture == "gated":
+        tensors.pop("b_enc", None)
+    tensors = {base: part if hasattr(part, "rows") else np.asarray(part) for base, part in tensors.items()}
+    return RawCoder(source=type(coder).__name__, kind=kind, metadata=dict(cfg.metadata), tensors=tensors, **values)
