@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from iam.core.sites import Site
     from iam.models import LanguageModel
     from iam.ops import steer
-    from iam.vector.clt import SAE, SAEConfig, explained_variance
+    from iam.vector.clt import SAE, CoderConfig, SAEConfig, Transcoder, explained_variance
 
     __version__: str
 
 __all__ = [
     "SAE",
+    "CoderConfig",
     "LanguageModel",
     "SAEConfig",
     "Site",
     "SparseFeatures",
+    "Transcoder",
     "__version__",
     "compiler",
     "errors",
@@ -43,11 +45,13 @@ __all__ = [
 ]
 
 _WHERE = {
+    "CoderConfig": "iam.vector.clt",
     "LanguageModel": "iam.models",
     "SAE": "iam.vector.clt",
     "SAEConfig": "iam.vector.clt",
     "Site": "iam.core.sites",
     "SparseFeatures": "iam.core.features",
+    "Transcoder": "iam.vector.clt",
     "explained_variance": "iam.vector.clt",
     "jit": "iam.compiler",
     "steer": "iam.ops",

@@ -31,6 +31,7 @@ from iam.core.lazy import is_torch, native, torch_if_loaded
 __all__ = [
     "EDIT_MODES",
     "STEER_MODES",
+    "abstopk",
     "batch_topk",
     "decode",
     "delta",
@@ -38,6 +39,7 @@ __all__ = [
     "edit",
     "encode",
     "gate",
+    "groupmax",
     "jumprelu",
     "relu",
     "residual",
@@ -255,6 +257,61 @@ def topk(pre: Any, k: int) -> SparseFeatures:
     return _activation("topk", pre, lambda flat: native().topk(flat, k), lambda flat: _torch_ops().topk(flat, k))
 
 
+def abstopk(pre: Any, k: int) -> SparseFeatures:
+    """The ``k`` pre-activations of each row that are largest in magnitude, with their signs; ties to the lowest index.
+
+    Args:
+        pre: ``[..., F]``.
+        k: ``1..F``.
+
+    By the kernel of :func:`topk`, over ``pre`` and ``−pre``. Source: arXiv:2510.00404. Oracle:
+    :func:`iam.reference.clt.abstopk`.
+    """
+    op = "iam.ops.abstopk"
+    trace = _trace(pre)
+    if trace is not None:
+        return trace.op("abstopk", pre, k)  # type: ignore[no-any-return]
+    check_float(pre, op=op, name="pre")
+    check_width(pre, op=op, name="pre", width=None, width_name="features")
+    k = _check_k(k, int(pre.shape[-1]), op)
+    return _activation(
+        "abstopk", pre, lambda flat: _numpy_ops().abs_topk(flat, k), lambda flat: _torch_ops().abstopk(flat, k)
+    )
+
+
+def groupmax(pre: Any, k: int) -> SparseFeatures:
+    """The largest pre-activation of each of ``k`` groups of ``F/k`` neighbouring features, then ReLU; ties to the lowest.
+
+    Args:
+        pre: ``[..., F]``.
+        k: A divisor of ``F``.
+
+    In NumPy or torch; there is no kernel. Source: sparsify, github.com/EleutherAI/sparsify. Oracle:
+    :func:`iam.reference.clt.groupmax`.
+    """
+    from iam.core.errors import NonFiniteError
+
+    op = "iam.ops.groupmax"
+    trace = _trace(pre)
+    if trace is not None:
+        return trace.op("groupmax", pre, k)  # type: ignore[no-any-return]
+    check_float(pre, op=op, name="pre")
+    check_width(pre, op=op, name="pre", width=None, width_name="features")
+    k = _check_k(k, int(pre.shape[-1]), op)
+    if int(pre.shape[-1]) % k:
+        raise ArgumentError(
+            f"{op}: expected k to be a divisor of {int(pre.shape[-1])} (features), got {k}", code="k-range"
+        )
+
+    def on_numpy(flat: Any) -> Any:
+        if not np.isfinite(flat).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(flat))[0])
+            raise NonFiniteError(f"{op}: expected finite pre, got {flat[row, column]} at row {row}, column {column}")
+        return _numpy_ops().group_max(flat, k)
+
+    return _activation("groupmax", pre, on_numpy, lambda flat: _torch_ops().groupmax(flat, k))
+
+
 def batch_topk(pre: Any, k: int) -> SparseFeatures:
     """The ``k · rows`` largest of ``relu(pre)`` over all rows; ties to the lowest flat index.
 
@@ -328,6 +385,12 @@ def gate(gate_pre: Any, magnitude_pre: Any) -> SparseFeatures:
         lambda flat, g: _torch_ops().gate(g.reshape(-1, width), flat),
         gate_pre,
     )
+
+
+def _numpy_ops() -> Any:
+    from iam.vector.clt import _numpy
+
+    return _numpy
 
 
 def _torch_ops() -> Any:
@@ -517,9 +580,10 @@ def edit(f: SparseFeatures, features: Any, mode: str, a: Any = None, b: Any = No
     values = f.components[0]
     if needs_torch(values):
         out = _torch_edit(f, index, mode, low, high)
-        return SparseFeatures(out[0].to(values.dtype), out[1], out[2], f.n_features, f.prefix, validate=False)
+        edited = SparseFeatures(out[0].to(values.dtype), out[1], out[2], f.n_features, f.prefix, validate=False)
+        return edited.with_rows_of(f)
     new, indices, offsets = native().edit(*_kernel_components(f), index, EDIT_MODES.index(mode), low, high)
-    return features_from_kernel(new, indices, offsets, f.n_features, f.prefix, values)
+    return features_from_kernel(new, indices, offsets, f.n_features, f.prefix, values).with_rows_of(f)
 
 
 def _torch_edit(f: SparseFeatures, index: Any, mode: str, low: Any, high: Any) -> Any:
@@ -557,6 +621,9 @@ def delta(f: SparseFeatures, features: Any, mode: str, a: Any = None, b: Any = N
 
 def sub(f1: SparseFeatures, f2: SparseFeatures) -> SparseFeatures:
     """``f1 − f2``: two features values of one shape, both in k-form (k1 + k2 slots) or both in CSR form.
+
+    Of features that carry ``row_scale`` and ``row_shift``, the difference carries neither: what is decoded from it is in
+    the units of the normalised activations.
 
     Raises:
         ShapeError: different shapes.

@@ -115,7 +115,7 @@ def _flatten(value: Any, leaves: list[Any], key: list[Any]) -> None:
     elif kind == _CODER:
         key.append(("coder", id(value)))
     elif kind == _FEATURES:
-        key.append(("features", value.n_features, value.k))
+        key.append(("features", value.n_features, value.k, value.row_scale is None))
     else:
         try:
             hash(value)
@@ -616,6 +616,11 @@ class JitFunction(Generic[P, R]):
         if kind == _NUMBER or (kind == _ARRAY and leaf.ndim == 0):
             return ScalarType()
         if kind == _FEATURES:
+            if leaf.row_scale is not None:
+                raise TraceError(
+                    f"iam.jit({self.name}): argument {name} are features that carry statistics of their rows (a coder that "
+                    "normalises each activation). Compiled programs have no place for these; use the features outside."
+                )
             return FeaturesType(Rows(), leaf.n_features, leaf.k)
         if kind != _ARRAY:
             return None

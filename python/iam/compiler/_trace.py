@@ -449,28 +449,48 @@ class Trace:
     def encode(self, coder: Any, x: Any) -> TracedFeatures:
         """``coder.encode(x)``."""
         cfg = coder.cfg
-        if cfg.normalize_activations != "none":
+        self._check_conventions(coder)
+        if cfg.architecture not in ("gated", "jumprelu", "standard", "topk"):
             self.fail(
-                f'this coder was trained on activations normalised with "{cfg.normalize_activations}"',
-                "Compiled programs take coders without normalisation; fold it into the weights first.",
+                f'coders of architecture "{cfg.architecture}" cannot be compiled',
+                "Known: gated, jumprelu, standard, topk. Call encode outside and give the features as an argument.",
             )
         value, type = self.activation(x, "encode")
         d_in, n_features = (int(n) for n in coder.W_enc.shape)
         if type.width != d_in:
             self._shape_error(f"encode: expected x of shape [..., {d_in}] (d_in of the coder), got [..., {type.width}]")
         subtract = self.weight(coder, "b_dec") if cfg.apply_b_dec_to_input else None
-        operands = (value, self.weight(coder, "W_enc"), self.weight(coder, "b_enc"), subtract)
+        gated = (
+            cfg.architecture == "gated"
+        )  # a gate and a magnitude of one encoder are a JumpReLU: Encoder.fused_threshold
+        names = ("fused_W_enc", "fused_b_enc", "fused_threshold") if gated else ("W_enc", "b_enc", "threshold")
+        operands = (value, self.weight(coder, names[0]), self.weight(coder, names[1]), subtract)
         pre = self.node("iam.clt.encode", operands, TensorType(type.rows, (n_features,)))
         if cfg.architecture == "topk":
             return self._topk(pre, cfg.k)
-        if cfg.architecture == "jumprelu":
-            return self._sparse("iam.clt.jumprelu", pre._value, self.weight(coder, "threshold"))
-        if cfg.architecture == "standard":
-            return self._sparse("iam.clt.relu", pre._value)
-        self.fail(f'coders of architecture "{cfg.architecture}" cannot be compiled', "Known: jumprelu, standard, topk.")
+        if cfg.architecture in ("gated", "jumprelu"):
+            return self._sparse("iam.clt.jumprelu", pre._value, self.weight(coder, names[2]))
+        return self._sparse("iam.clt.relu", pre._value)
+
+    def _check_conventions(self, coder: Any) -> None:
+        """Refuse a coder whose conventions the dialect has no ops for, rather than leave one out."""
+        cfg = coder.cfg
+        if cfg.normalize_activations != "none":
+            self.fail(
+                f'this coder was trained on activations normalised with "{cfg.normalize_activations}"',
+                "Compiled programs take coders without normalisation; fold it into the weights first.",
+            )
+        if cfg.architecture == "matching_pursuit":
+            self.fail('coders of architecture "matching_pursuit" cannot be compiled', "Call them outside.")
+        if getattr(cfg, "rescale_acts_by_decoder_norm", False):
+            self.fail(
+                "this coder rescales its features by the norms of its decoder",
+                "Call its fold_W_dec_norm() first, which gives the same features and reconstructions without.",
+            )
 
     def decode(self, coder: Any, f: Any) -> TracedTensor:
         """``coder.decode(f)``."""
+        self._check_conventions(coder)
         value, type = self.features(f, "decode")
         n_features, d_out = (int(n) for n in coder.W_dec.shape)
         if type.n_features != n_features:

@@ -32,6 +32,9 @@ class SparseFeatures:
         n_features: Size of the dictionary.
         prefix: Leading dimensions; by default one, the rows.
         validate: Check indices, offsets and distinctness, which reads every component. Off for results of kernels.
+        row_scale: What a coder that normalises each activation by its own statistics needs to decode: reconstructions are
+            multiplied by it and ``row_shift`` is added. One number per row, ``[rows]`` or ``[*prefix, 1]``; or None.
+        row_shift: As ``row_scale``; None adds nothing.
 
     Raises:
         ShapeError: components that do not fit each other.
@@ -49,7 +52,7 @@ class SparseFeatures:
     [(4, 2.0), (0, 1.0)]
     """
 
-    __slots__ = ("_indices", "_offsets", "_prefix", "_values", "n_features")
+    __slots__ = ("_indices", "_offsets", "_prefix", "_row_scale", "_row_shift", "_values", "n_features")
 
     n_features: int
 
@@ -62,6 +65,8 @@ class SparseFeatures:
         prefix: Sequence[int] | None = None,
         *,
         validate: bool = True,
+        row_scale: Array | None = None,
+        row_shift: Array | None = None,
     ) -> None:
         self.n_features = int(n_features)
         if offsets is None:
@@ -92,8 +97,17 @@ class SparseFeatures:
         self._prefix = tuple(int(n) for n in prefix)
         if math.prod(self._prefix) != rows:
             raise ShapeError(f"SparseFeatures: expected leading dimensions for {rows} rows, got {self._prefix}")
+        self._row_scale: Any = self._one_per_row(row_scale, "row_scale")
+        self._row_shift: Any = self._one_per_row(row_shift, "row_shift")
         if validate:
             self._validate()
+
+    def _one_per_row(self, numbers: Any, name: str) -> Any:
+        if numbers is None:
+            return None
+        if math.prod(shape_of(numbers)) != self.rows:
+            raise ShapeError(f"SparseFeatures: expected {name} for {self.rows} rows, got {shape_of(numbers)}")
+        return numbers.reshape(self.rows, 1)
 
     @classmethod
     def from_dense(cls, dense: Array, k: int | None = None) -> SparseFeatures:
@@ -189,6 +203,29 @@ class SparseFeatures:
         return self._values, self._indices, self._offsets
 
     @property
+    def row_scale(self) -> Any:
+        """What reconstructions of each row are multiplied by, ``[*prefix, 1]``; None for most coders."""
+        return None if self._row_scale is None else self._row_scale.reshape(*self._prefix, 1)
+
+    @property
+    def row_shift(self) -> Any:
+        """What is added to reconstructions of each row after that, ``[*prefix, 1]``; None for most coders."""
+        return None if self._row_shift is None else self._row_shift.reshape(*self._prefix, 1)
+
+    def with_rows_of(self, other: SparseFeatures) -> SparseFeatures:
+        """These features with ``row_scale`` and ``row_shift`` of ``other``, which has the same rows."""
+        if (
+            other._row_scale is None
+            and other._row_shift is None
+            and self._row_scale is None
+            and self._row_shift is None
+        ):
+            return self
+        parts = (self._values, self._indices, self._offsets)
+        scale, shift = other._row_scale, other._row_shift
+        return SparseFeatures(*parts, self.n_features, self._prefix, validate=False, row_scale=scale, row_shift=shift)
+
+    @property
     def k(self) -> int | None:
         """Slots per row in k-form, None in CSR form."""
         return None if self._offsets is not None else int(self._values.shape[1])
@@ -262,17 +299,18 @@ class SparseFeatures:
         return self._take(picked.reshape(-1), picked.shape)
 
     def _take(self, rows: np.ndarray[Any, Any], prefix: tuple[int, ...]) -> SparseFeatures:
+        at = self._like(rows)
+        scale, shift = (None if n is None else n[at] for n in (self._row_scale, self._row_shift))
         if self._offsets is None:
-            at = self._like(rows)
-            return SparseFeatures(self._values[at], self._indices[at], None, self.n_features, prefix, validate=False)
+            parts = (self._values[at], self._indices[at], None)
+            return SparseFeatures(*parts, self.n_features, prefix, validate=False, row_scale=scale, row_shift=shift)
         offsets = _numpy(self._offsets)
         counts = offsets[rows + 1] - offsets[rows]
         new = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(counts, out=new[1:])
         entries = self._like(np.repeat(offsets[rows] - new[:-1], counts) + np.arange(new[-1]))
-        return SparseFeatures(
-            self._values[entries], self._indices[entries], self._like(new), self.n_features, prefix, validate=False
-        )
+        parts = (self._values[entries], self._indices[entries], self._like(new))
+        return SparseFeatures(*parts, self.n_features, prefix, validate=False, row_scale=scale, row_shift=shift)
 
     def _like(self, array: np.ndarray[Any, Any]) -> Any:
         return torch_if_loaded().from_numpy(array).to(self._values.device) if self.is_torch else array
@@ -360,9 +398,9 @@ class SparseFeatures:
         values = self._values.detach().cpu()
         if values.dtype == torch_if_loaded().bfloat16:
             values = values.float()
-        return SparseFeatures(
-            values.numpy(), _numpy(self._indices), offsets, self.n_features, self._prefix, validate=False
-        )
+        scale, shift = (None if n is None else _numpy(n) for n in (self._row_scale, self._row_shift))
+        parts = (values.numpy(), _numpy(self._indices), offsets)
+        return SparseFeatures(*parts, self.n_features, self._prefix, validate=False, row_scale=scale, row_shift=shift)
 
     def to_torch(self) -> SparseFeatures:
         """The same features with torch components; shares memory.
@@ -380,6 +418,8 @@ class SparseFeatures:
             self.n_features,
             self._prefix,
             validate=False,
+            row_scale=None if self._row_scale is None else torch.from_numpy(self._row_scale),
+            row_shift=None if self._row_shift is None else torch.from_numpy(self._row_shift),
         )
 
     # Edits. Each returns new features and leaves these as they are.

@@ -1,6 +1,18 @@
-"""Sparse coders: SAEs and transcoders."""
+"""Sparse coders: SAEs, transcoders, cross-layer transcoders, crosscoders."""
 
+from iam.vector.clt._config import ARCHITECTURES, NORMALIZATIONS, CoderConfig, SAEConfig
 from iam.vector.clt._metrics import explained_variance, l0, mean_squared_error
-from iam.vector.clt._sae import SAE, SAEConfig
+from iam.vector.clt._sae import SAE
+from iam.vector.clt._transcoder import Transcoder
 
-__all__ = ["SAE", "SAEConfig", "explained_variance", "l0", "mean_squared_error"]
+__all__ = [
+    "ARCHITECTURES",
+    "NORMALIZATIONS",
+    "SAE",
+    "CoderConfig",
+    "SAEConfig",
+    "Transcoder",
+    "explained_variance",
+    "l0",
+    "mean_squared_error",
+]

@@ -13,12 +13,15 @@ import torch
 from iam.core.errors import NonFiniteError
 
 __all__ = [
+    "abstopk",
     "batch_topk",
     "decode",
     "densify",
     "edit",
     "encode",
     "gate",
+    "groupmax",
+    "matching_pursuit",
     "steer",
     "sub",
     "threshold",
@@ -47,19 +50,72 @@ def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None) -> Ten
 
 
 def topk(pre: Tensor, k: int) -> Components:
-    """Top k by value, ties to the lowest index, sorted by descending pre-activation; then ReLU.
+    """Top k by value, ties to the lowest index, sorted by descending pre-activation; then ReLU."""
+    indices = _largest(pre.detach(), k)
+    return pre.gather(-1, indices).relu(), indices.to(torch.int32), None
+
+
+def _largest(key: Tensor, k: int) -> Tensor:
+    """Where the k largest of each row are ``[rows, k]``, by descending value, ties to the lowest index.
 
     torch.topk does not say which of equal values it takes, so it only finds the k-th value here.
     """
-    rows = pre.shape[0]
-    kth = pre.detach().topk(k, dim=-1).values[:, -1:]
-    above = pre > kth
-    tied = pre == kth
+    rows = key.shape[0]
+    kth = key.topk(k, dim=-1).values[:, -1:]
+    above = key > kth
+    tied = key == kth
     room = k - above.sum(-1, keepdim=True)
     chosen = above | (tied & (tied.cumsum(-1) <= room))
     indices = chosen.nonzero()[:, 1].reshape(rows, k)  # ascending, so a stable sort keeps ties in the order of indices
-    values, order = pre.gather(-1, indices).sort(dim=-1, descending=True, stable=True)
-    return values.relu(), indices.gather(-1, order).to(torch.int32), None
+    order = key.gather(-1, indices).sort(dim=-1, descending=True, stable=True).indices
+    return indices.gather(-1, order)
+
+
+def abstopk(pre: Tensor, k: int) -> Components:
+    """Top k by magnitude, ties to the lowest index, sorted by descending magnitude; signs stay."""
+    indices = _largest(pre.detach().abs(), k)
+    return pre.gather(-1, indices), indices.to(torch.int32), None
+
+
+def groupmax(pre: Tensor, k: int) -> Components:
+    """The largest of each of k groups of neighbouring features, ties to the lowest index; then ReLU."""
+    rows, n_features = pre.shape
+    groups = pre.detach().reshape(rows * k, n_features // k)
+    indices = _largest(groups, 1).reshape(rows, k) + torch.arange(0, n_features, n_features // k, device=pre.device)
+    return pre.gather(-1, indices).relu(), indices.to(torch.int32), None
+
+
+def matching_pursuit(
+    x: Tensor, W_dec: Tensor, residual_threshold: float, max_iterations: int, stop_on_duplicate_support: bool
+) -> Components:
+    """Greedy steps over the rows of ``W_dec [F, d]`` for each row of ``x [rows, d]``; gradients flow through the values."""
+    rows, n_features = x.shape[0], W_dec.shape[0]
+    residual = x
+    live = torch.ones(rows, dtype=torch.bool, device=x.device)
+    keys: list[Tensor] = [torch.zeros(0, dtype=torch.int64, device=x.device)]
+    values: list[Tensor] = [x.new_zeros(0)]
+    chosen: list[Tensor] = []
+    ids = torch.arange(rows, device=x.device)
+    for _ in range(max_iterations):
+        if not bool(live.any()):
+            break
+        best = _largest((residual @ W_dec.T).detach(), 1)[:, 0]
+        direction = W_dec[best]
+        value = (residual * direction).sum(-1).relu() * live
+        residual = residual - value.unsqueeze(-1) * direction
+        keys.append(ids * n_features + best)
+        values.append(value)
+        done = ~live
+        if stop_on_duplicate_support:
+            seen = torch.stack([c == best for c in chosen]).any(0) if chosen else torch.zeros_like(live)
+            done = done | (value.detach() == 0) | seen
+            chosen.append(best)
+        if residual_threshold > 0:
+            done = done | (residual.detach().norm(dim=-1) < residual_threshold)
+        live = ~done
+    unique, place = torch.cat(keys).unique(return_inverse=True)
+    total = x.new_zeros(unique.shape[0]).index_add(0, place, torch.cat(values))
+    return _sorted_csr(total, (unique % n_features).to(torch.int32), unique // n_features, rows, n_features)
 
 
 def _csr(dense: Tensor) -> Components:
