@@ -204,7 +204,7 @@ def test_ways_to_give_tokens_agree(lm):
 
 def test_a_transcoder_is_measured_against_its_output_site(lm):
     rng = np.random.default_rng(5)
-    cfg = iam.vector.clt.CoderConfig(
+    cfg = iam.CoderConfig(
         architecture="standard",
         d_in=WIDTH,
         d_out=WIDTH,
