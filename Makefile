@@ -43,7 +43,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench lint format clean distclean build model test-cpp test-asan test-lit test-python
+.PHONY: help demo test parity bench lint format clean distclean build model test-cpp test-asan test-lit test-python
 
 help: ## what there is (this text)
 	@printf 'IAM: interpretable AI with MLIR\n\n'
@@ -152,6 +152,14 @@ $(BENCH)/.stamps/iam: $(BENCH)/.stamps/tools $(STAMP)/build $(shell find python/
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) wheel --no-build-isolation --no-deps -w build/wheel . > $(LOGS)/wheel.log 2>&1 || { tail -n 40 $(LOGS)/wheel.log >&2; exit 1; }
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt --force-reinstall --no-deps build/wheel/*.whl
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt build/wheel/*.whl
+	@touch $@
+
+parity: $(BENCH)/.stamps/iam $(BENCH)/.stamps/pytest ## same results as SAELens, file by file and number by number
+	@$(say) "parity with SAELens"
+	@$(BENCH)/bin/python -m pytest tests/parity $(ARGS)
+
+$(BENCH)/.stamps/pytest: $(BENCH)/.stamps/tools
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt pytest hypothesis
 	@touch $@
 
 bench: $(BENCH)/.stamps/iam $(STAMP)/model ## speed and memory against SAELens and torch, as ratios
