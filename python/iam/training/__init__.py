@@ -18,6 +18,7 @@ from iam.training._config import (
     SparsitySettings,
     TrainConfig,
 )
+from iam.training._train import train
 
 __all__ = [
     "TRAINING_ARCHITECTURES",
@@ -29,4 +30,5 @@ __all__ = [
     "ScheduleSettings",
     "SparsitySettings",
     "TrainConfig",
+    "train",
 ]

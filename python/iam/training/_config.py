@@ -45,7 +45,7 @@ def _integer(low: int, *, optional: bool = False) -> _Check:
     def check(value: Any, what: str) -> Any:
         if value is None and optional:
             return None
-        return take_int(value, what=what, low=low, high=2**40, error=ArgumentError, code="config-value")
+        return take_int(value, what=what, low=low, high=None, error=ArgumentError, code="config-value")
 
     return check
 

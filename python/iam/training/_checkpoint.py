@@ -1,0 +1,62 @@
+"""Checkpoints: one safetensors file, its numbers as JSON in the header, so that they cannot come apart. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iam.core.errors import FormatError
+
+__all__ = ["CHECKPOINT_NAME", "load_checkpoint", "save_checkpoint"]
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+_KEY = "iam.training"
+_VERSION = 1
+
+
+def save_checkpoint(folder: Path, numbers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
+    """Write the checkpoint of `folder`: whoever reads it sees the old one or the new one, never a part.
+
+    Numbers go through JSON, which keeps Python's floats to the last bit.
+    """
+    from safetensors.torch import save_file
+
+    path = folder / CHECKPOINT_NAME
+    partial = folder / f".{CHECKPOINT_NAME}.{os.getpid()}.part"
+    text = json.dumps({"version": _VERSION, **numbers}, allow_nan=False)
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata={_KEY: text})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    """Numbers and tensors of the checkpoint in `folder`; None if there is none.
+
+    Raises:
+        FormatError: the file is damaged, or was not written by :func:`save_checkpoint` of this version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / CHECKPOINT_NAME
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers = json.loads((file.metadata() or {})[_KEY])
+            # a copy: the file is mapped, and the next checkpoint replaces it
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise FormatError(f"{path}: expected a checkpoint of a training run: {error}") from error
+    if numbers.get("version") != _VERSION:
+        raise FormatError(f"{path}: expected a checkpoint of version {_VERSION}, got {numbers.get('version')}")
+    return numbers, tensors
