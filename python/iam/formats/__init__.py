@@ -1,5 +1,24 @@
-"""Published weight formats, one file each: read and write."""
+"""Published weight formats, one module each: read and write. docs/formats.md has what each of them stores.
 
+>>> sorted(FORMATS)  # doctest: +NORMALIZE_WHITESPACE
+['circuit_tracer', 'circuit_tracer_clt', 'dictionary_learning', 'gemma_scope', 'gemma_scope_2', 'llama_scope', 'saelens',
+ 'sparsify']
+"""
+
+from iam.formats._detect import FORMATS, Detected, detect, load, save
+from iam.formats._lazy import LazyTensor
+from iam.formats._raw import RawCoder
 from iam.formats._safetensors import SafetensorsFile, TensorInfo, write_safetensors
 
-__all__ = ["SafetensorsFile", "TensorInfo", "write_safetensors"]
+__all__ = [
+    "FORMATS",
+    "Detected",
+    "LazyTensor",
+    "RawCoder",
+    "SafetensorsFile",
+    "TensorInfo",
+    "detect",
+    "load",
+    "save",
+    "write_safetensors",
+]

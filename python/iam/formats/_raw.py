@@ -35,8 +35,8 @@ from iam.formats._atomic import write_atomically
 from iam.formats._lazy import LazyTensor, as_float32
 
 __all__ = [
-    "ARCHITECTURES", "NORMALIZATIONS", "SIDECAR", "Kind", "RawCoder", "Tensor", "TensorFile", "expected_shapes", "fold_b_dec",
-    "fold_norm_scale", "fold_rescaling", "read_json", "read_sidecar", "take", "write_json", "write_sidecar",
+    "ARCHITECTURES", "NORMALIZATIONS", "SIDECAR", "Kind", "RawCoder", "Tensor", "TensorFile", "as_jumprelu", "expected_shapes", "fold_b_dec",
+    "fold_norm_scale", "fold_rescaling", "read_json", "read_sidecar", "take", "unfold_b_dec", "write_json", "write_sidecar",
 ]  # fmt: skip
 
 Kind = Literal["cross_layer", "sae", "transcoder"]
@@ -266,6 +266,18 @@ def fold_b_dec(raw: RawCoder) -> RawCoder:
     return replace(raw, apply_b_dec_to_input=False, tensors=tensors)
 
 
+def unfold_b_dec(raw: RawCoder) -> RawCoder:
+    """The same function for formats that always subtract ``b_dec``: ``b_dec·W_enc`` is given back through the bias (float64)."""
+    tensors = {name: as_float32(tensor) for name, tensor in raw.tensors.items()}
+    shift = tensors["b_dec"].astype(np.float64) @ tensors["W_enc"].astype(np.float64)
+    if raw.architecture == "gated":
+        tensors["b_gate"] = (tensors["b_gate"] + shift).astype(np.float32)
+        tensors["b_mag"] = (tensors["b_mag"] + shift * np.exp(tensors["r_mag"].astype(np.float64))).astype(np.float32)
+    else:
+        tensors["b_enc"] = (tensors["b_enc"] + shift).astype(np.float32)
+    return replace(raw, apply_b_dec_to_input=True, tensors=tensors)
+
+
 def fold_norm_scale(raw: RawCoder) -> RawCoder:
     """The same function with ``normalize_activations="none"``: ``W_enc·s``, ``W_dec/s``, ``b_dec/s`` for an input times s.
 
@@ -298,6 +310,26 @@ def fold_rescaling(raw: RawCoder) -> RawCoder:
     tensors["W_enc"] = np.ascontiguousarray(tensors["W_enc"] * norms)
     tensors["b_enc"] = tensors["b_enc"] * norms
     return replace(raw, rescale_acts_by_decoder_norm=False, tensors=tensors)
+
+
+def as_jumprelu(raw: RawCoder, path: Path) -> RawCoder:
+    """The same function as JumpReLU: ReLU is a threshold of 0.
+
+    Raises:
+        FormatError: another architecture (``architecture``).
+    """
+    if raw.architecture == "jumprelu":
+        return raw
+    if raw.architecture != "standard":
+        raise FormatError(
+            f"{path}: this format holds jumprelu (and standard, as thresholds of 0), got {raw.architecture}",
+            code="architecture",
+        )
+    tensors = dict(raw.tensors)
+    for name in raw.tensors:
+        if name.split(".")[0] == "b_enc":
+            tensors[name.replace("b_enc", "threshold")] = np.zeros(raw.d_sae, np.float32)
+    return replace(raw, architecture="jumprelu", tensors=tensors)
 
 
 # JSON files.

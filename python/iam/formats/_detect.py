@@ -1,0 +1,244 @@
+"""Which format is this? By names of files, names and shapes of tensors, and keys of configs; never by a guess."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from iam.core.config import suggestion
+from iam.core.errors import ArgumentError, FormatError
+from iam.formats._raw import RawCoder, read_json
+
+__all__ = ["FORMATS", "Detected", "detect", "load", "load_raw", "module", "save", "save_raw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """What :func:`detect` found.
+
+    Attributes:
+        format: A key of :data:`FORMATS`.
+        path: What to give to the format's ``read``: the folder, or one file of it.
+        why: What was seen that says so.
+        details: ``kind``, ``layers`` and the like, where they can be told from names alone.
+    """
+
+    format: str
+    path: Path
+    why: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """One format: its files, and what must be in them. ``tensors`` are regular expressions, all of which some name must match."""
+
+    label: str
+    weights: str
+    tensors: tuple[str, ...]
+    config: str | None = None
+    config_keys: tuple[str, ...] = ()
+    also: str | None = None
+
+
+FORMATS: dict[str, _Format] = {
+    "circuit_tracer": _Format(
+        "circuit-tracer transcoders", r"layer_\d+\.safetensors", (r"W_enc", r"W_dec", r"b_enc", r"b_dec")
+    ),
+    "circuit_tracer_clt": _Format(
+        "circuit-tracer cross-layer transcoder", r"W_enc_\d+\.safetensors", (r"W_enc_\d+", r"b_enc_\d+", r"b_dec_\d+"),
+        also=r"W_dec_\d+\.safetensors",
+    ),
+    "dictionary_learning": _Format("dictionary_learning", r"ae\.pt", (), "config.json", ("trainer",)),
+    "gemma_scope": _Format(
+        "Gemma Scope (npz)", r"params\.npz|[^/]*\.npz", (r"[Ww]_enc", r"[Ww]_dec", r"b_enc", r"b_dec", r"threshold")
+    ),
+    "gemma_scope_2": _Format(
+        "Gemma Scope 2", r"params\.safetensors|params_layer_\d+\.safetensors", (r"w_enc", r"w_dec", r"b_enc", r"threshold")
+    ),
+    "llama_scope": _Format(
+        "Llama Scope", r"checkpoints/final\.safetensors", (r"encoder\.weight", r"decoder\.weight"), "hyperparams.json",
+        ("d_model", "dataset_average_activation_norm"),
+    ),
+    "saelens": _Format("SAELens", r"sae_weights\.safetensors", (r"W_dec", r"b_dec"), "cfg.json", ("d_in", "d_sae")),
+    "sparsify": _Format("sparsify", r"sae\.safetensors", (r"encoder\.weight", r"W_dec"), "cfg.json", ("d_in", "k")),
+}  # fmt: skip
+"""Formats by name. Each is a module ``iam.formats.<name>`` with ``read``, ``write``, ``read_raw`` and ``write_raw``."""
+
+
+def module(name: str) -> ModuleType:
+    """The module of a format.
+
+    Raises:
+        ArgumentError: no such format.
+    """
+    import importlib
+
+    if name not in FORMATS:
+        raise ArgumentError(f'iam.formats: unknown format "{name}"; {suggestion(name, FORMATS)}')
+    return importlib.import_module(f"iam.formats.{name}")
+
+
+def detect(path: str | Path) -> Detected:
+    """Find out which format a folder or file is in.
+
+    Args:
+        path: A folder, or a weight file in it.
+
+    Raises:
+        FormatError: nothing there (``file-missing``), a damaged header, or files that fit no format, several, or one whose
+            tensors or config say something else (``format``); the message lists what was seen.
+
+    Only headers and configs are read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FormatError(f"{path}: no such file or folder", code="file-missing")
+    folder, only = _folder_of(path)
+    names = _names(folder)
+    fits: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    against: dict[str, str] = {}
+    for name, entry in FORMATS.items():
+        pattern = re.compile(entry.weights)
+        files = [item for item in names if pattern.fullmatch(item)]
+        if only is not None:
+            files = [item for item in files if item == only]
+        elif (
+            name == "gemma_scope"
+        ):  # any .npz may be one when it is asked about, but not when it lies beside other files
+            files = [item for item in files if item == "params.npz"]
+        if not files:
+            continue
+        verdict = _examine(entry, folder, files, names)
+        if isinstance(verdict, str):
+            against[name] = verdict
+        else:
+            fits[name] = verdict
+    if len(fits) == 1 and not against:
+        name, (why, details) = next(iter(fits.items()))
+        whole = name in ("saelens", "sparsify", "dictionary_learning", "llama_scope") or only is None
+        return Detected(name, folder if whole else path, why, details)
+    raise FormatError(_explain(path, names, fits, against), code="format")
+
+
+def _folder_of(path: Path) -> tuple[Path, str | None]:
+    if path.is_dir():
+        return path, None
+    if path.name == "final.safetensors" and path.parent.name == "checkpoints":
+        return path.parent.parent, "checkpoints/final.safetensors"
+    return path.parent, path.name
+
+
+def _names(folder: Path) -> list[str]:
+    names = sorted(item.name for item in folder.iterdir() if item.is_file())
+    if (folder / "checkpoints" / "final.safetensors").is_file():
+        names.append("checkpoints/final.safetensors")
+    return names
+
+
+def _examine(entry: _Format, folder: Path, files: list[str], names: list[str]) -> str | tuple[str, Mapping[str, Any]]:
+    """What speaks against a format whose weight files are there, or why it is the one."""
+    if entry.also is not None and not any(re.fullmatch(entry.also, item) for item in names):
+        return f"{files[0]} is there, but no {entry.also}"
+    keys: list[str] = []
+    if entry.config is not None:
+        if entry.config not in names:
+            return f"{files[0]} is there, but no {entry.config}"
+        keys = sorted(read_json(folder / entry.config))
+        missing = [key for key in entry.config_keys if key not in keys]
+        if missing:
+            return f"{entry.config} has no {missing[0]!r}, but {', '.join(keys[:12]) or 'nothing'}"
+    details: dict[str, Any] = {"files": len(files)}
+    shown = ""
+    if entry.tensors:
+        tensors = _tensors(folder / files[0])
+        for pattern in entry.tensors:
+            if not any(re.fullmatch(pattern, name) for name in tensors):
+                seen = ", ".join(f"{name} {shape}" for name, shape in sorted(tensors.items())[:12]) or "no tensors"
+                return f"{files[0]} has no {pattern.replace(chr(92), '')}, but {seen}"
+        details["tensors"] = tensors
+        shown = f" with tensors {', '.join(sorted(tensors))}"
+    with_config = f", {entry.config} with {', '.join(entry.config_keys)}" if entry.config else ""
+    return f"{files[0]}{shown}{with_config}", details
+
+
+def _tensors(file: Path) -> dict[str, tuple[int, ...]]:
+    from iam.formats._npz import NpzFile
+    from iam.formats._safetensors import SafetensorsFile
+
+    opened = NpzFile(file) if file.suffix == ".npz" else SafetensorsFile(file)
+    return {name: info.shape for name, info in opened.tensors.items()}
+
+
+def _explain(path: Path, names: list[str], fits: Mapping[str, Any], against: Mapping[str, str]) -> str:
+    lines = [f"{path}: the files fit {'more than one format' if len(fits) > 1 else 'no format'}"]
+    for name, (why, _) in fits.items():
+        lines.append(f"fits {name}: {why}")
+    for name, why in against.items():
+        lines.append(f"looks like {name}, but {why}")
+    lines.append(f"seen: {', '.join(names[:12]) or 'no files'}{' ...' if len(names) > 12 else ''}")
+    pickles = [name for name in names if Path(name).suffix in (".pt", ".pth", ".bin", ".pkl") and name != "ae.pt"]
+    if pickles and not fits:
+        lines.append(
+            f"{pickles[0]} is a pickle, which IAM does not open unless its format is known to hold only tensors"
+        )
+    if not against and not fits:
+        lines.append(
+            "known: " + ", ".join(f"{name} ({entry.weights})".replace("\\", "") for name, entry in FORMATS.items())
+        )
+    return "; ".join(lines)
+
+
+def load_raw(path: str | Path, format: str | None = None, **options: Any) -> RawCoder:
+    """The record of a coder in any format; arguments and errors as for :func:`load`."""
+    return _call("read_raw", path, format, options)
+
+
+def load(path: str | Path, format: str | None = None, **options: Any) -> Any:
+    """A coder, in any format.
+
+    Args:
+        path: A folder, or a weight file in it.
+        format: A key of :data:`FORMATS`; by default found by :func:`detect`.
+        **options: What the format's ``read`` takes: ``layer`` for circuit_tracer, ``kind`` for gemma_scope.
+
+    Returns:
+        An :class:`iam.SAE`, ``iam.Transcoder`` or ``iam.CrossLayerTranscoder``.
+
+    Raises:
+        FormatError: as :func:`detect` and the format's ``read``.
+        ArgumentError: an unknown format, or an option that the format does not have.
+    """
+    return _call("read", path, format, options)
+
+
+def _call(function: str, path: str | Path, format: str | None, options: Mapping[str, Any]) -> Any:
+    target: str | Path = path
+    if format is None:
+        found = detect(path)
+        format, target = found.format, found.path
+    read: Callable[..., Any] = getattr(module(format), function)
+    allowed = {"circuit_tracer": {"layer"}, "gemma_scope": {"kind"}}.get(format, set())
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := sorted(set(given) - allowed):
+        raise ArgumentError(f"iam.formats: format {format} has no option {unknown[0]!r}")
+    return read(target, **given)
+
+
+def save(coder: Any, path: str | Path, *, format: str) -> Any:
+    """Write a coder in any format; returns what the format's ``write`` returns.
+
+    Raises:
+        FormatError: the format cannot hold this coder; the message says why.
+        ArgumentError: an unknown format.
+    """
+    return module(format).write(coder, path)
+
+
+def save_raw(raw: RawCoder, path: str | Path, *, format: str) -> Any:
+    """Write a record in any format; see :func:`save`."""
+    return module(format).write_raw(raw, path)
