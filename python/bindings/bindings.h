@@ -18,6 +18,7 @@ namespace py = pybind11;
 void bindCore(py::module_ &m);
 void bindClt(py::module_ &m);
 void bindSteering(py::module_ &m);
+void bindTraining(py::module_ &m);
 void bindProgram(py::module_ &m);
 
 /// Raises the class of iam.core.errors that belongs to a failed status.

@@ -7,5 +7,6 @@ PYBIND11_MODULE(_runtime, m) {
   iam::py_::bindCore(m);     // threads, CPU level, memory pool
   iam::py_::bindClt(m);      // encoders, activations, decoders, edits
   iam::py_::bindSteering(m); // steer
+  iam::py_::bindTraining(m); // gradients, optimisers
   iam::py_::bindProgram(m);  // calls of compiled programs
 }

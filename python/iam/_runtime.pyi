@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 _F32: TypeAlias = NDArray[np.float32]
 _I32: TypeAlias = NDArray[np.int32]
 _I64: TypeAlias = NDArray[np.int64]
+# Training (docs/training-kernels.md): entries sorted by feature (features, offsets, order, rows); a gradient with rows for
+# some features, as (features, rows [active, d]) or as the factors (group, weights, basis [rows, d]) of those rows.
+_Group: TypeAlias = tuple[_I32, _I64, _I32, _I32]
+_Gradient: TypeAlias = tuple[_I32, _F32] | tuple[_Group, _F32, _F32]
+_Rate: TypeAlias = float | NDArray[np.float64]
 
 def encode_dense(x: _F32, W_enc: _F32, b_enc: _F32 | None, b_dec: _F32 | None = None) -> _F32: ...
 def encode_topk(x: _F32, W_enc: _F32, b_enc: _F32 | None, b_dec: _F32 | None, k: int) -> tuple[_F32, _I32]: ...
@@ -43,6 +48,123 @@ def sub(
     values1: _F32, indices1: _I32, offsets1: _I64 | None, values2: _F32, indices2: _I32, offsets2: _I64 | None
 ) -> tuple[_F32, _I32, _I64 | None]: ...
 def steer(h: _F32, v: _F32, strength: float, mode: int) -> _F32: ...
+def train_group(values: _F32, indices: _I32, offsets: _I64 | None, n_features: int) -> _Group: ...
+def train_grad_values(group: _Group, upstream: _F32, W_dec: _F32, values: _F32) -> _F32: ...
+def train_grad_rows(grad: _Gradient, out: _F32 | None = None, accumulate: bool = False) -> _F32: ...
+def train_grad_sums(group: _Group, weights: _F32, rows: int) -> _F32: ...
+def train_column_sums(m: _F32) -> _F32: ...
+def train_grad_input(W_enc: _F32, features: _I32, weights: _F32) -> _F32: ...
+def train_sum_squares(grad: _F32 | _Gradient) -> float: ...
+def train_project_rows(rows: _F32, features: _I32, W_dec: _F32) -> None: ...
+def train_normalize_rows(w: _F32, features: _I32 | None = None) -> None: ...
+def train_row_norms(w: _F32) -> _F32: ...
+def train_adam(
+    param: _F32,
+    grad: _F32,
+    m: _F32,
+    v: _F32,
+    *,
+    lr: float,
+    step: int,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+) -> None: ...
+def train_adam_rows(
+    param: _F32,
+    m: _F32,
+    v: _F32,
+    grad: _Gradient,
+    *,
+    lr: _Rate,
+    step: int,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    last: _I64 | None = None,
+    project: bool = False,
+    normalize: bool = False,
+) -> None: ...
+def train_adam_columns(
+    param: _F32,
+    m: _F32,
+    v: _F32,
+    grad: _Gradient,
+    *,
+    lr: _Rate,
+    step: int,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    last: _I64 | None = None,
+) -> None: ...
+def train_adam_catch_up(
+    param: _F32,
+    m: _F32,
+    v: _F32,
+    last: _I64,
+    features: _I32 | None = None,
+    *,
+    lr: NDArray[np.float64],
+    step: int,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    normalize: bool = False,
+    columns: bool = False,
+) -> None: ...
+def train_signum(
+    param: _F32,
+    grad: _F32,
+    m: _F32 | None,
+    *,
+    lr: float,
+    beta: float = 0.95,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+) -> None: ...
+def train_signum_rows(
+    param: _F32,
+    m: _F32 | None,
+    grad: _Gradient,
+    *,
+    lr: float,
+    beta: float = 0.95,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    project: bool = False,
+    normalize: bool = False,
+) -> None: ...
+def train_signum_columns(
+    param: _F32,
+    m: _F32 | None,
+    grad: _Gradient,
+    *,
+    lr: float,
+    beta: float = 0.95,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+) -> None: ...
+def train_encode_among(
+    x: _F32, W_enc: _F32, b_enc: _F32 | None, b_dec: _F32 | None, among: _I32, k: int
+) -> tuple[_F32, _I32]: ...
+def train_batch_select(values: _F32, indices: _I32, total: int) -> tuple[_F32, _I32, _I64, bool]: ...
+def train_jumprelu_grad(
+    h: _F32,
+    indices: _I32,
+    threshold: _F32,
+    bandwidth: float,
+    d_f: _F32,
+    d_step: _F32 | None = None,
+    ste_to_input: bool = False,
+) -> tuple[_F32, _F32]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def cpu_level() -> str: ...

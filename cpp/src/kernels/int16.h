@@ -47,8 +47,6 @@ inline Vi nearestInts(Vf v) { return _mm256_cvtps_epi32(v); }
 inline Vf toFloats(Vi v) { return _mm256_cvtepi32_ps(v); }
 /// Lane i: a[i] in the low half, b[i] in the high half.
 inline Vi pairUp(Vi a, Vi b) { return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA); }
-inline Vf sub(Vf a, Vf b) { return _mm256_sub_ps(a, b); }
-inline Vf mul(Vf a, Vf b) { return _mm256_mul_ps(a, b); }
 inline Vf larger(Vf a, Vf b) { return _mm256_max_ps(a, b); }
 inline Vf absolute(Vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 #else
@@ -63,8 +61,6 @@ inline Vi maddPairs(Vi a, Vi b, Vi c) { return _mm_add_epi32(c, _mm_madd_epi16(a
 inline Vi nearestInts(Vf v) { return _mm_cvtps_epi32(v); }
 inline Vf toFloats(Vi v) { return _mm_cvtepi32_ps(v); }
 inline Vi pairUp(Vi a, Vi b) { return _mm_blend_epi16(a, _mm_slli_epi32(b, 16), 0xAA); }
-inline Vf sub(Vf a, Vf b) { return _mm_sub_ps(a, b); }
-inline Vf mul(Vf a, Vf b) { return _mm_mul_ps(a, b); }
 inline Vf larger(Vf a, Vf b) { return _mm_max_ps(a, b); }
 inline Vf absolute(Vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
 #endif

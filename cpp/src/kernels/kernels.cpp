@@ -478,6 +478,8 @@ void axpy(float a, const float *x, float *y, int64_t count) {
 
 } // namespace
 
+#include "training.h"
+
 #define IAM_STRINGIFY_(x) #x
 #define IAM_STRINGIFY(x) IAM_STRINGIFY_(x)
 
@@ -490,4 +492,6 @@ extern "C" __attribute__((visibility("default"))) const Table iam_kernels = {
     exact,         start,
     scan,          prune,
     findNonFinite, axpy,
+    dot,           sumSquares,
+    adam,          signum,
 };

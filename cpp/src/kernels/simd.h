@@ -23,6 +23,8 @@ inline Vf load(const float *p) { return _mm512_loadu_ps(p); }
 inline void store(float *p, Vf v) { _mm512_storeu_ps(p, v); }
 inline Vf splat(float x) { return _mm512_set1_ps(x); }
 inline Vf add(Vf a, Vf b) { return _mm512_add_ps(a, b); }
+inline Vf sub(Vf a, Vf b) { return _mm512_sub_ps(a, b); }
+inline Vf mul(Vf a, Vf b) { return _mm512_mul_ps(a, b); }
 inline Vf madd(Vf a, Vf b, Vf c) { return _mm512_fmadd_ps(a, b, c); }
 /// Bit i: not (a[i] < b[i]), so true for NaN.
 inline uint32_t notLess(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
@@ -38,6 +40,8 @@ inline Vf load(const float *p) { return _mm256_loadu_ps(p); }
 inline void store(float *p, Vf v) { _mm256_storeu_ps(p, v); }
 inline Vf splat(float x) { return _mm256_set1_ps(x); }
 inline Vf add(Vf a, Vf b) { return _mm256_add_ps(a, b); }
+inline Vf sub(Vf a, Vf b) { return _mm256_sub_ps(a, b); }
+inline Vf mul(Vf a, Vf b) { return _mm256_mul_ps(a, b); }
 inline Vf madd(Vf a, Vf b, Vf c) { return _mm256_fmadd_ps(a, b, c); }
 inline uint32_t notLess(Vf a, Vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ)); }
 inline uint32_t notLessEqual(Vf a, Vf b) {
@@ -53,6 +57,8 @@ inline Vf load(const float *p) { return _mm_loadu_ps(p); }
 inline void store(float *p, Vf v) { _mm_storeu_ps(p, v); }
 inline Vf splat(float x) { return _mm_set1_ps(x); }
 inline Vf add(Vf a, Vf b) { return _mm_add_ps(a, b); }
+inline Vf sub(Vf a, Vf b) { return _mm_sub_ps(a, b); }
+inline Vf mul(Vf a, Vf b) { return _mm_mul_ps(a, b); }
 inline Vf madd(Vf a, Vf b, Vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 inline uint32_t notLess(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnlt_ps(a, b)); }
 inline uint32_t notLessEqual(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnle_ps(a, b)); }
@@ -66,6 +72,8 @@ inline Vf load(const float *p) { return vld1q_f32(p); }
 inline void store(float *p, Vf v) { vst1q_f32(p, v); }
 inline Vf splat(float x) { return vdupq_n_f32(x); }
 inline Vf add(Vf a, Vf b) { return vaddq_f32(a, b); }
+inline Vf sub(Vf a, Vf b) { return vsubq_f32(a, b); }
+inline Vf mul(Vf a, Vf b) { return vmulq_f32(a, b); }
 inline Vf madd(Vf a, Vf b, Vf c) { return vfmaq_f32(c, a, b); }
 inline uint32_t bits(uint32x4_t m) {
   const uint32x4_t weights = {1, 2, 4, 8};

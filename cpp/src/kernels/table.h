@@ -57,6 +57,18 @@ struct Pair {
   int32_t row, feature;
 };
 
+/// One step of Adam, as the kernel wants it; see iam/training/optimiser.h.
+struct AdamScalars {
+  float beta1, rest1; // rest = 1 - beta
+  float beta2, rest2;
+  float eps, stepSize;  // stepSize = lr / (1 - beta1^t)
+  float rootCorrection; // 1 / sqrt(1 - beta2^t)
+  float scale, keep;    // of the gradient; of the parameter
+};
+struct SignumScalars {
+  float beta, rest, rate, scale, keep;
+};
+
 struct Table {
   uint32_t version = 0; // kVersion
   const char *level = nullptr;
@@ -101,9 +113,19 @@ struct Table {
   int64_t (*findNonFinite)(const float *values, int64_t count) = nullptr;
   /// y[i] += a * x[i]
   void (*axpy)(float a, const float *x, float *y, int64_t count) = nullptr;
+
+  /// Sum of x[i] y[i]: 32 sums over i modulo 32, then halves added.
+  float (*dot)(const float *x, const float *y, int64_t count) = nullptr;
+  /// Sum of x[i]^2 in float64: 8 sums over i modulo 8, then halves added.
+  double (*sumSquares)(const float *x, int64_t count) = nullptr;
+  /// Steps of optimisers; g may be null (zeros), and so may signum's m.
+  void (*adam)(float *p, const float *g, float *m, float *v, int64_t count,
+               const AdamScalars &scalars) = nullptr;
+  void (*signum)(float *p, const float *g, float *m, int64_t count,
+                 const SignumScalars &scalars) = nullptr;
 };
 
 inline constexpr int64_t kExactGroup = 64;
-inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersion = 3;
 
 } // namespace iam::rt::kernels
