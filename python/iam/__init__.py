@@ -20,13 +20,23 @@ if TYPE_CHECKING:
     from iam.core.sites import Site
     from iam.models import LanguageModel
     from iam.ops import steer
-    from iam.vector.clt import SAE, CoderConfig, SAEConfig, Transcoder, explained_variance
+    from iam.vector.clt import (
+        SAE,
+        CoderConfig,
+        Crosscoder,
+        CrossLayerTranscoder,
+        SAEConfig,
+        Transcoder,
+        explained_variance,
+    )
 
     __version__: str
 
 __all__ = [
     "SAE",
     "CoderConfig",
+    "CrossLayerTranscoder",
+    "Crosscoder",
     "LanguageModel",
     "SAEConfig",
     "Site",
@@ -46,6 +56,8 @@ __all__ = [
 
 _WHERE = {
     "CoderConfig": "iam.vector.clt",
+    "CrossLayerTranscoder": "iam.vector.clt",
+    "Crosscoder": "iam.vector.clt",
     "LanguageModel": "iam.models",
     "SAE": "iam.vector.clt",
     "SAEConfig": "iam.vector.clt",

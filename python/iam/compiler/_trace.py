@@ -460,10 +460,9 @@ class Trace:
         if type.width != d_in:
             self._shape_error(f"encode: expected x of shape [..., {d_in}] (d_in of the coder), got [..., {type.width}]")
         subtract = self.weight(coder, "b_dec") if cfg.apply_b_dec_to_input else None
-        gated = (
-            cfg.architecture == "gated"
-        )  # a gate and a magnitude of one encoder are a JumpReLU: Encoder.fused_threshold
-        names = ("fused_W_enc", "fused_b_enc", "fused_threshold") if gated else ("W_enc", "b_enc", "threshold")
+        # A gate and a magnitude of one encoder are a JumpReLU: Encoder.fused_threshold.
+        fused = cfg.architecture == "gated" or getattr(cfg, "rescale_acts_by_decoder_norm", False)
+        names = ("fused_W_enc", "fused_b_enc", "fused_threshold") if fused else ("W_enc", "b_enc", "threshold")
         operands = (value, self.weight(coder, names[0]), self.weight(coder, names[1]), subtract)
         pre = self.node("iam.clt.encode", operands, TensorType(type.rows, (n_features,)))
         if cfg.architecture == "topk":
@@ -482,11 +481,6 @@ class Trace:
             )
         if cfg.architecture == "matching_pursuit":
             self.fail('coders of architecture "matching_pursuit" cannot be compiled', "Call them outside.")
-        if getattr(cfg, "rescale_acts_by_decoder_norm", False):
-            self.fail(
-                "this coder rescales its features by the norms of its decoder",
-                "Call its fold_W_dec_norm() first, which gives the same features and reconstructions without.",
-            )
 
     def decode(self, coder: Any, f: Any) -> TracedTensor:
         """``coder.decode(f)``."""
@@ -497,7 +491,8 @@ class Trace:
             self._shape_error(
                 f"decode: expected features [..., {n_features}] (d_sae of the coder), got [..., {type.n_features}]"
             )
-        return self._decode(value, type, self.weight(coder, "W_dec"), self.weight(coder, "b_dec"), d_out)
+        W_dec = "fused_W_dec" if getattr(coder.cfg, "rescale_acts_by_decoder_norm", False) else "W_dec"
+        return self._decode(value, type, self.weight(coder, W_dec), self.weight(coder, "b_dec"), d_out)
 
     def _decode(self, f: Value, type: FeaturesType, W_dec: Value, b_dec: Value | None, d_out: int) -> TracedTensor:
         result: TracedTensor = self.node("iam.clt.decode", (f, W_dec, b_dec), TensorType(type.rows, (d_out,)))

@@ -15,7 +15,11 @@ import numpy.typing as npt
 from iam.core.errors import ArgumentError, ShapeError
 
 __all__ = [
+    "abstopk",
     "batch_topk",
+    "coder",
+    "cross_layer",
+    "crosscoder",
     "decode",
     "delta",
     "densify",
@@ -23,11 +27,15 @@ __all__ = [
     "encode",
     "encode_sparse",
     "gate",
+    "groupmax",
     "jumprelu",
+    "matching_pursuit",
+    "normalize",
     "relu",
     "residual",
     "sub",
     "topk",
+    "unnormalize",
 ]
 
 Array = npt.NDArray[np.floating[Any]]
@@ -149,6 +157,154 @@ def gate(gate_pre: Array, magnitude_pre: Array) -> Array:
     array([[2., 0., 0.]])
     """
     return np.where(gate_pre > 0, relu(magnitude_pre), np.zeros_like(magnitude_pre))
+
+
+def abstopk(pre: Array, *, k: int) -> Array:
+    """Keep the ``k`` pre-activations of each row that are largest in magnitude, with their signs; no ReLU.
+
+    Args:
+        pre: Encoder pre-activations ``[..., F]``.
+        k: Features kept per row; 1 <= k <= F.
+    Raises:
+        ArgumentError: ``k`` outside ``1..F`` (code ``k-range``).
+
+    Ties go to the lowest feature index. Source: arXiv:2510.00404.
+
+    >>> abstopk(np.array([[3.0, -4.0, 1.0, -3.0]]), k=2)
+    array([[ 3., -4.,  0.,  0.]])
+    """
+    if not 1 <= k <= pre.shape[-1]:
+        raise ArgumentError(
+            f"iam.clt.abstopk: expected k in 1..{pre.shape[-1]} (features), got k={k}; pre has shape {pre.shape}",
+            code="k-range",
+        )
+    best = np.argsort(-np.abs(pre), axis=-1, kind="stable")[..., :k]
+    kept = np.zeros_like(pre)
+    np.put_along_axis(kept, best, np.take_along_axis(pre, best, axis=-1), axis=-1)
+    return kept
+
+
+def groupmax(pre: Array, *, k: int) -> Array:
+    """Keep the largest pre-activation of each of ``k`` groups of ``F/k`` neighbouring features, then apply ReLU.
+
+    Args:
+        pre: Encoder pre-activations ``[..., F]``.
+        k: Groups; a divisor of F.
+    Raises:
+        ArgumentError: ``k`` is no divisor of F (code ``k-range``).
+
+    Ties go to the lowest feature index. Source: sparsify, github.com/EleutherAI/sparsify.
+
+    >>> groupmax(np.array([[3.0, 4.0, -1.0, -2.0]]), k=2)
+    array([[0., 4., 0., 0.]])
+    """
+    features = pre.shape[-1]
+    if k < 1 or features % k:
+        raise ArgumentError(f"iam.clt.groupmax: expected k to divide {features} (features), got k={k}", code="k-range")
+    kept = np.zeros_like(pre)
+    for first in range(0, features, features // k):
+        group = pre[..., first : first + features // k]
+        best = group.argmax(axis=-1, keepdims=True)  # the first of equal ones
+        np.put_along_axis(
+            kept[..., first : first + features // k], best, np.take_along_axis(group, best, axis=-1), axis=-1
+        )
+    return relu(kept)
+
+
+def matching_pursuit(
+    x: Array,
+    W_dec: Array,
+    *,
+    residual_threshold: float = 1e-2,
+    max_iterations: int | None = None,
+    stop_on_duplicate_support: bool = True,
+) -> Array:
+    """Features found one at a time: the decoder row that fits what is left of ``x`` best, until little is left.
+
+    Each step takes ``i = argmax r·W_dec[i]`` (ties to the lowest index), adds ``v = relu(r·W_dec[i])`` to ``f[i]`` and takes
+    ``v·W_dec[i]`` from ``r``. A row ends when a step wakes no new feature (``stop_on_duplicate_support``), when
+    ``‖r‖ < residual_threshold`` (if that is above 0), or after ``max_iterations`` steps; what the last step found counts.
+
+    Args:
+        x: Activations, less ``b_dec`` if the coder subtracts it ``[..., d]``.
+        W_dec: ``[F, d]``, rows of norm 1.
+        max_iterations: None is ``d``.
+
+    Source: SAELens ``MatchingPursuitSAE``; Mallat and Zhang 1993, doi:10.1109/78.258082.
+
+    >>> matching_pursuit(np.array([[2.0, 3.0]]), np.eye(2))
+    array([[2., 3.]])
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    f = np.zeros((len(flat), len(W_dec)), x.dtype)
+    for row, target in enumerate(flat):
+        left = target.copy()
+        for _ in range(x.shape[-1] if max_iterations is None else max_iterations):
+            best = int(np.argmax(W_dec @ left))
+            value = max(float(left @ W_dec[best]), 0.0)
+            before = f[row] != 0
+            f[row, best] += value
+            left = left - value * W_dec[best]
+            if stop_on_duplicate_support and np.array_equal(f[row] != 0, before):
+                break
+            if residual_threshold > 0 and np.linalg.norm(left) < residual_threshold:
+                break
+    return f.reshape(*x.shape[:-1], len(W_dec))
+
+
+def normalize(
+    kind: str, x: Array, *, scale: float | None = None, mean: Array | None = None, matrix: Array | None = None
+) -> tuple[Array, Array | None, Array | None]:
+    """``x [..., d]`` as an encoder expects it, and what undoes it: ``x̂ = ẑ · row_scale + row_shift`` of each row.
+
+    Args:
+        kind: ``none``: as it is. ``expected_average_only_in``: ``x · scale``. ``constant_norm_rescale``:
+            ``x · √d / ‖x‖``, a row of zeros stays. ``layer_norm``: ``(x − μ)/(σ + 1e-5)`` with the mean and the
+            standard deviation (over d − 1) of each row. ``covariance_whitening``: ``(x − mean)·matrix``.
+    Returns:
+        ``z``, and ``row_scale`` and ``row_shift`` ``[..., 1]``, or None where there is no statistic of a row.
+
+    Source: SAELens ``normalize_activations``; whitening: arXiv:2511.13981.
+
+    >>> normalize("constant_norm_rescale", np.array([[3.0, 4.0]]))[1]
+    array([[3.53553391]])
+    """
+    if kind == "expected_average_only_in":
+        return x * scale, None, None  # type: ignore[operator]
+    if kind == "covariance_whitening":
+        return (x - mean) @ matrix, None, None  # type: ignore[operator]
+    if kind == "constant_norm_rescale":
+        norm = np.linalg.norm(x, axis=-1, keepdims=True)
+        coefficient = np.divide(np.sqrt(x.shape[-1]), norm, out=np.zeros_like(norm), where=norm > 0)
+        return x * coefficient, norm / np.sqrt(x.shape[-1]), None
+    if kind == "layer_norm":
+        mu, sigma = x.mean(axis=-1, keepdims=True), x.std(axis=-1, ddof=1, keepdims=True)
+        return (x - mu) / (sigma + 1e-5), sigma, mu
+    return x, None, None
+
+
+def unnormalize(
+    kind: str,
+    z: Array,
+    row_scale: Array | None = None,
+    row_shift: Array | None = None,
+    *,
+    scale: float | None = None,
+    mean: Array | None = None,
+    inverse: Array | None = None,
+) -> Array:
+    """What :func:`normalize` did, undone on a reconstruction ``z [..., d]``.
+
+    >>> x = np.array([[1.0, 2.0, 6.0]])
+    >>> np.allclose(unnormalize("constant_norm_rescale", *normalize("constant_norm_rescale", x)), x)
+    True
+    """
+    if kind == "expected_average_only_in":
+        return z / scale  # type: ignore[operator]
+    if kind == "covariance_whitening":
+        return z @ inverse + mean  # type: ignore[operator]
+    z = z if row_scale is None else z * row_scale
+    return z if row_shift is None else z + row_shift
 
 
 def encode_sparse(
@@ -335,3 +491,96 @@ def _check_edit(index: npt.NDArray[np.int64], mode: str, a: object, b: object, n
         raise ArgumentError(
             f"iam.clt.edit: expected distinct features, got {repeated} more than once", code="feature-duplicate"
         )
+
+
+def coder(cfg: Any, weights: dict[str, Array], x: Array) -> tuple[Array, Array]:
+    """A whole coder by its definition: dense features ``[..., F]`` and output ``[..., d_out]`` for ``x [..., d_in]``.
+
+    Args:
+        cfg: An :class:`iam.CoderConfig`.
+        weights: Of an SAE by the names of :class:`iam.SAE`. With ``W_skip``, or where ``d_out`` is not ``d_in``, of a
+            transcoder, whose output is at another site: the normalisation of the input is not undone.
+
+    Source: SAELens for each architecture and convention; skip: Paulo et al. 2025, arXiv:2501.18823.
+
+    >>> from iam import CoderConfig
+    >>> w = {"W_enc": np.eye(2), "b_enc": np.zeros(2), "W_dec": np.eye(2), "b_dec": np.ones(2)}
+    >>> coder(CoderConfig(architecture="topk", d_in=2, d_sae=2, k=1), w, np.array([[2.0, 5.0]]))
+    (array([[0., 5.]]), array([[1., 6.]]))
+    """
+    kind, W_dec, b_dec = cfg.normalize_activations, weights["W_dec"], weights["b_dec"]
+    statistics = {"scale": cfg.norm_scale, "mean": weights.get("whitening_mean")}
+    z, row_scale, row_shift = normalize(kind, x, **statistics, matrix=weights.get("whitening_matrix"))
+    z = z - b_dec if cfg.apply_b_dec_to_input else z
+    norms = np.linalg.norm(W_dec, axis=-1) if cfg.rescale_acts_by_decoder_norm else np.ones(len(W_dec))
+    f = _activate(cfg, weights, z, norms)
+    y = decode(f / np.where(norms > 0, norms, 1), W_dec)
+    if cfg.architecture != "matching_pursuit" or cfg.apply_b_dec_to_input:
+        y = y + b_dec
+    if "W_skip" in weights or cfg.d_out != cfg.d_in:
+        return f, y + x @ weights["W_skip"].T if "W_skip" in weights else y
+    return f, unnormalize(kind, y, row_scale, row_shift, **statistics, inverse=weights.get("whitening_inverse"))
+
+
+def _activate(cfg: Any, weights: dict[str, Array], z: Array, norms: Array) -> Array:
+    if cfg.architecture == "matching_pursuit":
+        return matching_pursuit(
+            z,
+            weights["W_dec"],
+            residual_threshold=cfg.residual_threshold,
+            max_iterations=cfg.max_iterations,
+            stop_on_duplicate_support=cfg.stop_on_duplicate_support,
+        )
+    if cfg.architecture == "gated":
+        W_enc = weights["W_enc"]
+        return gate(encode(z, W_enc, weights["b_gate"]), encode(z, W_enc * np.exp(weights["r_mag"]), weights["b_mag"]))
+    pre = encode(z, weights["W_enc"], weights["b_enc"]) * norms
+    if cfg.architecture == "jumprelu":
+        return jumprelu(pre, weights["threshold"])
+    if cfg.architecture == "standard":
+        return relu(pre)
+    return {"topk": topk, "abstopk": abstopk, "groupmax": groupmax}[cfg.architecture](pre, k=cfg.k)
+
+
+def cross_layer(features: Sequence[Array], W_dec: Sequence[Array], b_dec: Sequence[Array]) -> list[Array]:
+    """What the features of L layers write: ``y_t = b_dec[t] + Σ_{i ≤ t} f_i · W_dec[i][:, t − i]``.
+
+    Args:
+        features: Of each layer ``[..., F]``.
+        W_dec: Of layer i ``[F, L − i, d_out]``; slice j writes to layer i + j.
+        b_dec: Of each layer that is written ``[d_out]``.
+
+    Source: Ameisen et al. 2025, transformer-circuits.pub/2025/attribution-graphs.
+
+    >>> f = [np.array([[2.0]]), np.array([[3.0]])]
+    >>> cross_layer(f, [np.array([[[1.0], [10.0]]]), np.array([[[100.0]]])], [np.zeros(1), np.zeros(1)])
+    [array([[2.]]), array([[320.]])]
+    """
+    return [
+        sum((features[i] @ W_dec[i][:, t - i] for i in range(t + 1)), start=b_dec[t] * 1.0)
+        for t in range(len(features))
+    ]
+
+
+def crosscoder(cfg: Any, weights: dict[str, Array], xs: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """One set of features for S sites: ``f = activation(Σ_s x_s·W_enc[s] + b_enc)``, ``x̂_s = f·W_dec[:, s] + b_dec[s]``.
+
+    Args:
+        cfg: An :class:`iam.CoderConfig` without ``apply_b_dec_to_input`` and normalisation.
+        weights: ``W_enc [S, d, F]``, ``b_enc [F]``, ``W_dec [F, S, d]``, ``b_dec [S, d]``, and those of the architecture.
+
+    Source: Lindsey et al. 2024, transformer-circuits.pub/2024/crosscoders.
+
+    >>> from iam import CoderConfig
+    >>> cfg = CoderConfig(architecture="standard", d_in=1, d_sae=1)
+    >>> w = {"W_enc": np.array([[[1.0]], [[10.0]]]), "b_enc": np.zeros(1), "W_dec": np.array([[[1.0], [2.0]]])}
+    >>> crosscoder(cfg, w | {"b_dec": np.zeros((2, 1))}, [np.ones((1, 1)), np.ones((1, 1))])[1]
+    [array([[11.]]), array([[22.]])]
+    """
+    d = cfg.d_in
+    wide = np.concatenate(list(xs), axis=-1)
+    W_dec = weights["W_dec"].reshape(cfg.d_sae, -1)
+    side = weights | {"W_enc": weights["W_enc"].reshape(-1, cfg.d_sae), "W_dec": W_dec}
+    f = _activate(cfg, side, wide, np.ones(cfg.d_sae))
+    y = decode(f, W_dec, weights["b_dec"].reshape(-1))
+    return f, [y[..., s * d : (s + 1) * d] for s in range(len(xs))]

@@ -121,6 +121,16 @@ class Coder(Encoder):
         return self._derived["skip"]
 
     @property
+    def fused_W_dec(self) -> Weight:
+        """What compiled programs decode with: with ``rescale_acts_by_decoder_norm`` rows of norm 1, else ``W_dec`` itself."""
+        if not self._cfg.rescale_acts_by_decoder_norm:
+            return self._weights["W_dec"]
+        if "W_dec" not in self._derived:
+            norms = self._norms
+            self._derived["W_dec"] = self._weights["W_dec"] / (norms + (norms == 0))[:, None]
+        return self._derived["W_dec"]
+
+    @property
     def d_out(self) -> int:
         """Width of the activations that are written."""
         return self._cfg.d_out
