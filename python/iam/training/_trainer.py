@@ -88,6 +88,11 @@ class Trainer:
         self.apply_b_dec = not transcoder if given is None else given
         if transcoder and self.apply_b_dec:
             raise ArgumentError("train: coder.apply_b_dec_to_input: expected false for a transcoder, got true")
+        if transcoder and config.coder.architecture == "gated":
+            raise ArgumentError(
+                "train: coder.architecture: gated is for SAEs: no published format holds a gated transcoder; expected one of "
+                "batchtopk, jumprelu, matryoshka, standard, topk"
+            )
         if config.coder.skip and not transcoder:
             raise ArgumentError("train: coder.skip: expected false for an SAE, got true; a skip is for a transcoder")
         self.step = 0
