@@ -10,7 +10,7 @@ import iam
 from iam.core.errors import ArgumentError, FormatError
 from iam.formats import FORMATS, SafetensorsFile, _detect, detect, write_safetensors
 from iam.formats._build import build, raw_of
-from iam.formats._lazy import LazyTensor, as_float32
+from iam.formats._lazy import as_float32
 from iam.formats._raw import RawCoder, expected_shapes, fold_b_dec, fold_norm_scale, fold_rescaling, unfold_b_dec
 
 SAE_META = {"model_name": "gemma-2-2b", "hook_name": "blocks.3.hook_resid_post"}
@@ -19,7 +19,11 @@ TRANSCODER_META = {
     "hook_name": "blocks.0.ln2.hook_normalized",
     "hook_name_out": "blocks.0.hook_mlp_out",
 }
-CLT_META = {"model_name": "m", "feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+CLT_META = {
+    "model_name": "m",
+    "hook_names": [f"blocks.{i}.hook_resid_mid" for i in range(3)],
+    "hook_names_out": [f"blocks.{i}.hook_mlp_out" for i in range(3)],
+}
 
 
 def make(kind="sae", architecture="jumprelu", *, skip=False, d_in=4, d_sae=6, d_out=None, n_layers=1, seed=0, **more):
@@ -98,7 +102,7 @@ ROUND_TRIPS = [
     *[("circuit_tracer", make("transcoder", a, skip=s, d_out=5)) for a in ("standard", "jumprelu", "topk")
       for s in (True, False)],
     ("circuit_tracer_clt", make("cross_layer", n_layers=3)),
-    ("circuit_tracer_clt", make("cross_layer", "standard", n_layers=1)),
+    ("circuit_tracer_clt", make("cross_layer", "standard", n_layers=3)),
     *[("sparsify", make("sae", a, apply_b_dec_to_input=True)) for a in ("topk", "groupmax", "abstopk")],
     *[("sparsify", make("transcoder", a, skip=s, d_out=5)) for a in ("topk", "groupmax") for s in (True, False)],
     *[("dictionary_learning", make("sae", a, apply_b_dec_to_input=True)) for a in ("standard", "gated", "topk")],
@@ -228,3 +232,211 @@ def test_llama_scope(tmp_path, rng):
     assert np.allclose(forward(both, x), expected, atol=1e-4)
     with pytest.raises(FormatError, match="one threshold for all features"):
         _detect.save_raw(raw, tmp_path / "no", format="llama_scope")
+
+
+# Objects.
+
+
+@pytest.mark.parametrize("case", ROUND_TRIPS, ids=label)
+def test_records_and_coders(case, rng):
+    """The object has the record's weights and computes its function."""
+    raw = case[1]
+    if raw.kind == "cross_layer":
+        raw = replace(raw, metadata=CLT_META)
+    coder = build(raw)
+    same(raw, raw_of(coder))
+    if raw.kind != "cross_layer" and raw.architecture in ("standard", "jumprelu", "gated", "topk"):
+        x = rng.normal(size=(50, raw.d_in))
+        assert np.allclose(coder(x), forward(raw, x), atol=1e-4)
+
+
+def test_load_and_save(tmp_path, rng):
+    coder = build(make("sae", "jumprelu"))
+    iam.formats.save(coder, tmp_path / "a", format="saelens")
+    loaded = iam.formats.load(tmp_path / "a")
+    assert isinstance(loaded, iam.SAE) and str(loaded.site) == "resid_post.3"
+    x = rng.normal(size=(9, 4))
+    assert np.array_equal(loaded(x), coder(x))
+    for name in ("gemma_scope", "gemma_scope_2", "dictionary_learning"):
+        pytest.importorskip("torch")
+        iam.formats.save(loaded, tmp_path / name, format=name)
+        assert np.array_equal(iam.formats.load(tmp_path / name)(x), coder(x)), name
+    with pytest.raises(FormatError, match="sparsify holds topk"):
+        iam.formats.save(loaded, tmp_path / "b", format="sparsify")
+    with pytest.raises(ArgumentError, match='did you mean "saelens"'):
+        iam.formats.save(loaded, tmp_path / "b", format="saelenz")
+    with pytest.raises(ArgumentError, match="no option 'layer'"):
+        iam.formats.load(tmp_path / "a", layer=3)
+
+
+def test_transcoder_sets(tmp_path, rng):
+    from iam.formats import circuit_tracer
+
+    raws = [make("transcoder", "jumprelu", seed=i, skip=True) for i in range(3)]
+    raws = [replace(raw, metadata={"model_name": "m", "hook_name": f"blocks.{i}.mlp.hook_in",
+                                   "hook_name_out": f"blocks.{i}.hook_mlp_out"}) for i, raw in enumerate(raws)]  # fmt: skip
+    circuit_tracer.write_raw(raws, tmp_path)
+    assert circuit_tracer.layers(tmp_path) == [0, 1, 2]
+    with pytest.raises(FormatError, match=r"3 layers, 0\.\.2; say which"):
+        iam.formats.load(tmp_path)
+    for i, coder in enumerate(circuit_tracer.read_all(tmp_path)):
+        same(raws[i], raw_of(coder))
+        same(raws[i], _detect.load_raw(tmp_path, layer=i))
+        same(raws[i], _detect.load_raw(tmp_path / f"layer_{i}.safetensors"))
+    (tmp_path / "iam.json").unlink()  # as other tools leave it: the hooks come from config.yaml
+    assert _detect.load_raw(tmp_path, layer=2).metadata == raws[2].metadata
+    (tmp_path / "layer_1.safetensors").unlink()
+    with pytest.raises(FormatError, match="layer 1 is missing"):
+        circuit_tracer.read_all(tmp_path)
+    with pytest.raises(FormatError, match="one width"):
+        circuit_tracer.write_raw([raws[0], make("transcoder", d_sae=7)], tmp_path)
+
+
+# Mistakes of other tools (read in their sources) that touch formats.
+
+
+def test_sparsify_decoder_is_not_transposed_and_b_dec_always_subtracted(tmp_path, rng):
+    """SAELens 6.54.12 reads W_dec transposed, subtracts b_dec only if normalize_decoder is off, and ignores the skip."""
+    d, f, k = 4, 6, 2
+    w = {"encoder.weight": rng.normal(size=(f, d)), "encoder.bias": rng.normal(size=f), "W_dec": rng.normal(size=(f, d)),
+         "b_dec": rng.normal(size=d)}  # fmt: skip
+    cfg = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": f, "k": k,
+           "multi_topk": False, "skip_connection": False, "transcode": False, "d_in": d}  # fmt: skip
+    x = rng.normal(size=(20, d))
+
+    def sparsify(inputs, skip):
+        pre = np.maximum((x - w["b_dec"] if inputs else x) @ w["encoder.weight"].T + w["encoder.bias"], 0)
+        f_ = np.where(pre >= np.sort(pre)[:, [-k]], pre, 0)
+        return f_ @ w["W_dec"] + w["b_dec"] + (x @ skip.T if skip is not None else 0)
+
+    for folder, change, skip, subtracts in (
+        ("layers.5.mlp", {}, None, True),
+        ("layers.5", {"normalize_decoder": False}, None, True),
+        ("layers.6.mlp", {"transcode": True}, None, False),
+        ("layers.7.mlp", {"transcode": True, "skip_connection": True}, rng.normal(size=(d, d)), False),
+        ("layers.8.mlp", {"skip_connection": True}, rng.normal(size=(d, d)), True),
+    ):
+        at = tmp_path / folder
+        at.mkdir()
+        tensors = {**w, **({} if skip is None else {"W_skip": skip})}
+        write_safetensors(at / "sae.safetensors", {name: a.astype(np.float32) for name, a in tensors.items()})
+        (at / "cfg.json").write_text(json.dumps({**cfg, **change}))
+        loaded = _detect.load_raw(at)
+        assert loaded.metadata["hook_name"] == f"blocks.{folder[7]}." + (
+            "hook_mlp_out" if "mlp" in folder else "hook_resid_post"
+        )
+        assert np.allclose(forward(loaded, x), sparsify(subtracts, skip), atol=1e-5), folder
+        assert np.allclose(build(loaded)(x), sparsify(subtracts, skip), atol=1e-5), folder
+    (tmp_path / "layers.7.mlp" / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(FormatError, match=r"skip_connection=False, but sae\.safetensors has a W_skip"):
+        _detect.load_raw(tmp_path / "layers.7.mlp")
+
+
+def gemma_scope_2_clt(path, rng, n=3, d=4, f=6):
+    """A cross-layer transcoder as the release stores it; returns its tensors."""
+    layers = []
+    for i in range(n):
+        w_dec = rng.normal(size=(f, n, d))
+        w_dec[:, :i] = 0
+        layers.append({"w_enc": rng.normal(size=(d, f)), "w_dec": w_dec, "b_enc": rng.normal(size=f), "b_dec": rng.normal(size=d),
+                       "threshold": rng.random(f), "affine_skip_connection": rng.normal(size=(d, d))})  # fmt: skip
+        write_safetensors(
+            path / f"params_layer_{i}.safetensors", {k: v.astype(np.float32) for k, v in layers[-1].items()}
+        )
+    return layers
+
+
+def test_gemma_scope_2_clt_keeps_its_last_layer(tmp_path, rng):
+    """circuit-tracer's loader iterates range(max(layers)) and drops the last; and its skip is x @ A, not x @ A.T."""
+    layers = gemma_scope_2_clt(tmp_path, rng)
+    assert detect(tmp_path).format == "gemma_scope_2"
+    raw = _detect.load_raw(tmp_path)
+    assert (raw.kind, raw.n_layers) == ("cross_layer", 3)
+    assert [raw.tensors[f"W_dec.{i}"].shape for i in range(3)] == [(6, 3, 4), (6, 2, 4), (6, 1, 4)]
+    x = [rng.normal(size=(9, 4)) for _ in layers]
+    fs = []
+    for xi, w in zip(x, layers, strict=True):
+        h = xi @ w["w_enc"] + w["b_enc"]
+        fs.append(h * (h > w["threshold"]))
+    expected = [
+        sum(fs[i] @ layers[i]["w_dec"][:, t] for i in range(t + 1))
+        + layers[t]["b_dec"] + x[t] @ layers[t]["affine_skip_connection"]
+        for t in range(3)
+    ]  # fmt: skip
+    for y, want in zip(build(raw)(x), expected, strict=True):
+        assert np.allclose(y, want, atol=1e-5)
+    (tmp_path / "params_layer_1.safetensors").unlink()
+    with pytest.raises(FormatError, match="layer 1 is missing"):
+        _detect.load_raw(tmp_path)
+
+
+def test_gemma_scope_2_clt_does_not_write_backwards(tmp_path, rng):
+    layers = gemma_scope_2_clt(tmp_path, rng)
+    layers[2]["w_dec"][3, 0, 1] = 1.0
+    write_safetensors(tmp_path / "params_layer_2.safetensors", {k: v.astype(np.float32) for k, v in layers[2].items()})
+    with pytest.raises(FormatError, match="writes to layers before it"):
+        _detect.load_raw(tmp_path)
+
+
+def test_skip_is_transposed_where_the_format_says_so(tmp_path, rng):
+    """A square skip fits either way, so only the function can tell: Gemma Scope 2 has x @ A, the others x @ W.T."""
+    d, f = 4, 6
+    affine = rng.normal(size=(d, d)).astype(np.float32)
+    w = {"w_enc": rng.normal(size=(d, f)), "w_dec": rng.normal(size=(f, d)), "b_enc": rng.normal(size=f), "b_dec": rng.normal(size=d),
+         "threshold": rng.random(f), "affine_skip_connection": affine}  # fmt: skip
+    write_safetensors(tmp_path / "params.safetensors", {k: v.astype(np.float32) for k, v in w.items()})
+    config = {"architecture": "jump_relu", "model_name": "gemma-3-1b-pt", "affine_connection": True,
+              "hf_hook_point_in": "model.layers.5.pre_feedforward_layernorm.output",
+              "hf_hook_point_out": "model.layers.5.post_feedforward_layernorm.output"}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    raw = _detect.load_raw(tmp_path)
+    x = rng.normal(size=(9, d))
+    h = x @ w["w_enc"] + w["b_enc"]
+    expected = (h * (h > w["threshold"])) @ w["w_dec"] + w["b_dec"] + x @ affine
+    assert np.allclose(build(raw)(x), expected, atol=1e-5)
+    assert raw.metadata["hook_name"] == "blocks.5.mlp.hook_in", "after the norm; hook_mlp_in is before it"
+    for name in ("circuit_tracer", "saelens"):
+        source = replace(raw, metadata=TRANSCODER_META)
+        _detect.save_raw(source, tmp_path / name, format=name)
+        file = SafetensorsFile(next((tmp_path / name).glob("*.safetensors")))
+        assert np.array_equal(file.read("W_skip"), affine.T), "applied as x @ W_skip.T there"
+    (tmp_path / "config.json").write_text(json.dumps({**config, "affine_connection": False}))
+    with pytest.raises(FormatError, match="affine_connection=False"):
+        _detect.load_raw(tmp_path)
+
+
+@pytest.mark.parametrize("spelling", ["W", "w"])
+def test_gemma_scope_does_not_subtract_b_dec(tmp_path, rng, spelling):
+    d, f = 4, 6
+    at = tmp_path / "gemma-scope-2b-pt-res" / "layer_3" / "width_16k" / "average_l0_54"
+    at.mkdir(parents=True)
+    w = {"W_enc": rng.normal(size=(d, f)), "W_dec": rng.normal(size=(f, d)), "b_enc": rng.normal(size=f),
+         "b_dec": 10 * rng.normal(size=d), "threshold": rng.random(f)}  # fmt: skip
+    np.savez(at / "params.npz", **{name.replace("W_", spelling + "_"): a.astype(np.float32) for name, a in w.items()})
+    raw = _detect.load_raw(at)
+    assert raw.kind == "sae" and raw.metadata["hook_name"] == "blocks.3.hook_resid_post"
+    assert raw.metadata["model_name"] == "gemma-2-2b"
+    x = rng.normal(size=(9, d))
+    h = x @ w["W_enc"] + w["b_enc"]
+    assert np.allclose(build(raw)(x), (h * (h > w["threshold"])) @ w["W_dec"] + w["b_dec"], atol=1e-4)
+
+
+def test_gemma_scope_kind_is_not_guessed(tmp_path):
+    raw = make("sae")
+    _detect.save_raw(raw, tmp_path, format="gemma_scope")
+    (tmp_path / "iam.json").unlink()
+    with pytest.raises(FormatError, match=r'look the same.*kind="sae".*W_enc \(4, 6\)'):
+        _detect.load_raw(tmp_path)
+    assert _detect.load_raw(tmp_path, kind="transcoder").kind == "transcoder"
+    assert isinstance(iam.formats.load(tmp_path / "params.npz", kind="sae"), iam.SAE)
+
+
+def test_embedding_saes_of_gemma_scope_are_scaled(tmp_path, rng):
+    at = tmp_path / "gemma-scope-2b-pt-res" / "embedding" / "width_4k" / "average_l0_6"
+    raw = make("sae")
+    _detect.save_raw(raw, at, format="gemma_scope")
+    same(raw, _detect.load_raw(at))  # what IAM wrote is scaled already
+    (at / "iam.json").unlink()
+    loaded = _detect.load_raw(at)
+    assert np.allclose(loaded.tensors["W_enc"], raw.tensors["W_enc"] / 2)
+    assert np.allclose(loaded.tensors["W_dec"], raw.tensors["W_dec"] * 2)

@@ -111,7 +111,10 @@ class LazyTensor:
             FormatError: NaN or infinity in one of them (``non-finite``).
             IndexError: a row that is not there.
         """
-        picked = self._stored[index if isinstance(index, slice) else np.asarray(index)]
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index if index.size else index.astype(np.int64)
+        picked = self._stored[index]
         values = widen(picked, self._stored_dtype)
         if np.shares_memory(values, self._stored):
             values = values.copy()

@@ -88,7 +88,7 @@ def read_raw(path: str | Path) -> RawCoder:
     return RawCoder(
         source=str(folder), kind="cross_layer", architecture="jumprelu" if "threshold_0" in first.tensors else "standard",
         d_in=sizes[0], d_out=sizes[2], d_sae=sizes[1], n_layers=n, dtype=storage(first), tensors=tensors,
-        metadata=sidecar["metadata"] if sidecar else _metadata(config),
+        metadata=sidecar["metadata"] if sidecar else _metadata(config, n),
     )  # fmt: skip
 
 
@@ -101,12 +101,12 @@ def _sizes(file: SafetensorsFile) -> tuple[int, int, int]:
     return shapes["W_enc_0"][1], shapes["W_enc_0"][0], shapes["b_dec_0"][0]
 
 
-def _metadata(config: dict[str, Any]) -> dict[str, Any]:
-    names = {
-        "model_name": "model_name", "feature_input_hook": "feature_input_hook",
-        "feature_output_hook": "feature_output_hook", "scan": "scan",
-    }  # fmt: skip
-    return {ours: config[theirs] for ours, theirs in names.items() if config.get(theirs) is not None}
+def _metadata(config: dict[str, Any], n_layers: int) -> dict[str, Any]:
+    metadata = {name: config[name] for name in ("model_name", "scan") if config.get(name) is not None}
+    for ours, theirs in (("hook_names", "feature_input_hook"), ("hook_names_out", "feature_output_hook")):
+        if isinstance(config.get(theirs), str):
+            metadata[ours] = [f"blocks.{i}.{config[theirs]}" for i in range(n_layers)]
+    return metadata
 
 
 def write(coder: Any, path: str | Path) -> Path:
@@ -138,13 +138,19 @@ def write_raw(raw: RawCoder, path: str | Path) -> Path:
     record = {
         "model_name": meta.get("model_name"),
         "model_kind": "cross_layer_transcoder",
-        "feature_input_hook": meta.get("feature_input_hook") or hook_of(meta.get("hook_name")) or "hook_resid_mid",
-        "feature_output_hook": meta.get("feature_output_hook") or hook_of(meta.get("hook_name_out")) or "hook_mlp_out",
+        "feature_input_hook": _hook(meta.get("hook_names")) or "hook_resid_mid",
+        "feature_output_hook": _hook(meta.get("hook_names_out")) or "hook_mlp_out",
         "scan": meta.get("scan"),
     }
     write_yaml(folder / CONFIG_NAME, {key: value for key, value in record.items() if value is not None})
     write_sidecar(folder, NAME, raw)
     return folder
+
+
+def _hook(names: Any) -> str | None:
+    """The hook that all layers have in common, without its layer."""
+    hooks = {hook_of(name) for name in names} if isinstance(names, (list, tuple)) else set()
+    return hooks.pop() if len(hooks) == 1 else None
 
 
 def prepare(raw: RawCoder, path: Path) -> RawCoder:

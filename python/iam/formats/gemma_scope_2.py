@@ -215,7 +215,10 @@ def _read_clt(folder: Path, layers: dict[int, Path]) -> RawCoder:
         _check_forward(whole, i, file.path)
         layer["W_dec"] = whole.from_layer(i)
         tensors.update({f"{name}.{i}": tensor for name, tensor in layer.items()})
-    metadata = sidecar["metadata"] if sidecar else {**_metadata(config, folder, "cross_layer")}
+    metadata = sidecar["metadata"] if sidecar else _metadata(config, folder, "cross_layer")
+    if not sidecar:
+        metadata["hook_names"] = [f"blocks.{i}.mlp.hook_in" for i in range(n)]
+        metadata["hook_names_out"] = [f"blocks.{i}.hook_mlp_out" for i in range(n)]
     return RawCoder(
         source=str(folder), kind="cross_layer", architecture="jumprelu", d_in=sizes[0], d_out=sizes[2], d_sae=sizes[1],
         n_layers=n, metadata=metadata, dtype=storage(files[0]), tensors=tensors,
