@@ -243,8 +243,8 @@ class Trainer:
         """Drop what a decoder of norm 1 cannot follow, clip; the norm of all gradients before clipping."""
         if self.config.coder.normalize_decoder:
             decoder, gradient = self.weights["decoder"], gradients["decoder"]
-            gradient -= (gradient * decoder).sum(1, keepdim=True) * decoder
-        norm = math.sqrt(sum(float(one.square().sum()) for one in gradients.values()))
+            gradient.addcmul_(decoder, (gradient * decoder).sum(1, keepdim=True), value=-1)
+        norm = math.hypot(*(float(torch.linalg.vector_norm(one)) for one in gradients.values()))
         limit = self.config.optimiser.clip
         if limit is not None and norm > limit:
             for one in gradients.values():
