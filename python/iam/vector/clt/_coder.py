@@ -251,7 +251,8 @@ class Coder(Encoder):
     def _fold(self, changes: dict[str, Any], **cfg: Any) -> None:
         """Put new weights and a new config in place, all or nothing."""
         what = f"{type(self).__name__}: after folding"
-        new = {name: take_weight(what, name, a.astype(np.float32), a.shape) for name, a in changes.items()}
+        with np.errstate(over="ignore"):
+            new = {name: take_weight(what, name, a.astype(np.float32), a.shape) for name, a in changes.items()}
         self._cfg = replace(self._cfg, **cfg) if cfg else self._cfg
         self._weights.update(new)
         self._changed()
@@ -322,11 +323,11 @@ class Coder(Encoder):
         new_cfg: dict[str, Any] = {"normalize_activations": "none", "norm_scale": None}
         if cfg.architecture == "matching_pursuit":
             new_cfg["residual_threshold"] = cfg.residual_threshold / s
-            changes = {"b_dec": w["b_dec"] / s}
+            powers = {"b_dec": -1}
         else:
-            changes = {"W_enc": w["W_enc"] * s}
-            if self._carries_statistics:
-                changes |= {"W_dec": w["W_dec"] / s, "b_dec": w["b_dec"] / s}
+            powers = {"W_enc": 1, "W_dec": -1, "b_dec": -1} if self._carries_statistics else {"W_enc": 1}
+        with np.errstate(over="ignore", under="ignore"):
+            changes = {name: w[name] * np.float32(s**power) for name, power in powers.items()}
         self._fold(changes, **new_cfg)
 
     def fold_activation_whitening(

@@ -223,6 +223,6 @@ class SAEConfig(CoderConfig):
                 "iam.CoderConfig, which takes every normalisation",
                 code="normalization",
             )
-        CoderConfig.__post_init__(self)
-        if self.d_out != self.d_in:
+        if self.d_out not in (None, self.d_in):
             raise ArgumentError(f"SAEConfig.d_out: expected d_in={self.d_in}, got {self.d_out}", code="config-value")
+        CoderConfig.__post_init__(self)
