@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,11 +15,17 @@ import numpy as np
 import iam
 from iam.cli._contexts import FILE_NAME as CONTEXTS_NAME
 from iam.cli._contexts import load_contexts
-from iam.core.errors import FormatError, MissingDependencyError
-from iam.formats import SafetensorsFile
+from iam.core.errors import FormatError, MissingDependencyError, SiteError
+from iam.formats import FORMATS, SafetensorsFile, detect
+from iam.formats._checkpoint import CheckpointFile
+from iam.formats._detect import load_raw
+from iam.formats._lazy import LazyTensor, as_float32
+from iam.formats._npz import NpzFile
+from iam.formats._raw import RawCoder, TensorFile
 
 _CODER_CONFIG = "cfg.json"
 _CODER_WEIGHTS = "sae_weights.safetensors"
+_READ_AT_MOST = 4 << 30  # bytes of weights whose norms are worth waiting for
 _MODEL_CONFIG = "config.json"
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
@@ -88,7 +95,7 @@ def inspect_path(path: Path) -> Inspection:
     if path.is_file():
         return _inspect_file(path)
     names = {item.name for item in path.iterdir() if item.is_file()}
-    if _CODER_CONFIG in names or _CODER_WEIGHTS in names:
+    if _CODER_CONFIG in names or _is_coder(path, names):
         return _inspect_coder(path)
     if _MODEL_CONFIG in names:
         return _inspect_model(path, names)
@@ -104,10 +111,18 @@ def inspect_path(path: Path) -> Inspection:
     else:
         found = ", ".join(sorted(names)[:6]) or "no files"
     raise FormatError(
-        f"iam inspect: {path}: expected {_CODER_CONFIG} and {_CODER_WEIGHTS} (a coder in SAELens format), "
-        f"{_MODEL_CONFIG} (a Hugging Face model), or one .safetensors or .gguf file; found {found}",
+        f"iam inspect: {path}: expected {_CODER_CONFIG} and {_CODER_WEIGHTS} (a coder in SAELens format), a coder in another "
+        f"format ({', '.join(sorted(set(FORMATS) - {'saelens'}))}), {_MODEL_CONFIG} (a Hugging Face model), or one "
+        f".safetensors, .npz or .gguf file; found {found}",
         code="format",
     )
+
+
+def _is_coder(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a weight file of one of our formats is here, by its name."""
+    listed = [*names, *(["checkpoints/final.safetensors"] if (folder / "hyperparams.json").exists() else [])]
+    patterns = [entry.weights for name, entry in FORMATS.items() if name != "gemma_scope"] + [r"params\.npz"]
+    return any(re.fullmatch(pattern, name) for pattern in patterns for name in listed)
 
 
 def _similar(path: Path) -> str:
@@ -126,13 +141,18 @@ def _inspect_file(path: Path) -> Inspection:
         return Inspection(
             path=str(path), kind="weights", format="safetensors", facts=facts, tensors=_rows(file, read=True)
         )
+    if path.suffix == ".npz":
+        arrays = NpzFile(path)
+        return Inspection(path=str(path), kind="weights", format="npz", facts={}, tensors=_rows(arrays, read=True))
     if path.suffix == ".gguf":
         return _inspect_gguf(path)
     reason = "a pickle, which can run code" if path.suffix in _PICKLES else "not a format that IAM reads"
-    raise FormatError(f"iam inspect: {path}: expected a .safetensors or .gguf file, this is {reason}", code="format")
+    raise FormatError(
+        f"iam inspect: {path}: expected a .safetensors, .npz or .gguf file, this is {reason}", code="format"
+    )
 
 
-def _rows(file: SafetensorsFile, *, read: bool) -> list[TensorRow]:
+def _rows(file: TensorFile, *, read: bool) -> list[TensorRow]:
     """The tensors of a file in the order of its data; with ``read``, floats get their norms."""
     rows = []
     for name, info in sorted(file.tensors.items(), key=lambda item: item[1].begin):
@@ -164,41 +184,105 @@ def _norms(values: Any) -> dict[str, float | None]:
 
 
 def _inspect_coder(folder: Path) -> Inspection:
-    sae = iam.SAE.load_from_disk(folder)  # checks config, names, shapes, types, values
-    rows = _rows(SafetensorsFile(folder / _CODER_WEIGHTS), read=True)
-    cfg = sae.cfg
-    W_dec = np.asarray(sae.W_dec)
-    lengths = np.linalg.norm(W_dec, axis=1)
-    facts: dict[str, Any] = {
-        "architecture": cfg.architecture,
-        "site": None if sae.site is None else str(sae.site),
-        "SAELens hook": None if sae.site is None else sae.site.hook_name,
-        "d_in": sae.d_in,
-        "features": sae.d_sae,
-        "expansion": round(sae.d_sae / sae.d_in, 3),
-        "k": cfg.k,
-        "dtype": cfg.dtype,
-        "subtracts b_dec from its input": cfg.apply_b_dec_to_input,
-        "input normalisation": cfg.normalize_activations,
-        "decoder row norms": f"{lengths.min():.3g} .. {lengths.max():.3g} (median {np.median(lengths):.3g})",
-    }
-    facts.update({f"metadata: {key}": value for key, value in sorted(dict(cfg.metadata).items())})
-    notes = []
-    if dead := int((lengths == 0).sum()):
-        notes.append(f"{dead} of {sae.d_sae} features have a decoder row of zeros")
-    if (folder / CONTEXTS_NAME).exists():
-        contexts = load_contexts(folder, sae.d_sae)
+    found = detect(folder)
+    layers = None
+    if found.format == "circuit_tracer":
+        from iam.formats import circuit_tracer
+
+        layers = circuit_tracer.layers(folder)
+    raw = load_raw(
+        folder, found.format, layer=layers[0] if layers else None
+    )  # checks config, names, shapes, types, values
+    files = [_open(file) for file in _weight_files(folder, found.format)]
+    small = sum(file.path.stat().st_size for file in files) <= _READ_AT_MOST
+    rows = [row for file in files for row in _rows(file, read=small)]
+    facts, notes = _coder_facts(raw, read=small)
+    if layers and len(layers) > 1:
+        facts = {"layers": f"{layers[0]}..{layers[-1]} (what follows is layer {layers[0]})", **facts}
+    if not small:
+        notes.append(f"norms are not listed: the weights have more than {_READ_AT_MOST >> 30} GiB")
+    if raw.kind == "sae" and (folder / CONTEXTS_NAME).exists():
+        contexts = load_contexts(folder, raw.d_sae)
         notes.append(f"{CONTEXTS_NAME} has examples from real text for {len(contexts.examples):,} features")
     if (folder / "README.md").exists():
         notes.append("README.md is the model card")
     return Inspection(
         path=str(folder),
         kind="coder",
-        format="SAELens (cfg.json + safetensors)",
+        format=f"{FORMATS[found.format].label} ({found.format})",
         facts=facts,
         tensors=rows,
         notes=notes,
     )
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    entry = FORMATS[name]
+    if name == "llama_scope":
+        return [folder / "checkpoints" / "final.safetensors"]
+    patterns = [pattern for pattern in (entry.weights, entry.also) if pattern]
+    found = [item for item in folder.iterdir() if any(re.fullmatch(pattern, item.name) for pattern in patterns)]
+    if name == "gemma_scope":
+        found = [item for item in found if item.name == "params.npz"]
+    return sorted(
+        found, key=lambda item: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item.name)]
+    )
+
+
+def _open(file: Path) -> TensorFile:
+    if file.suffix == ".npz":
+        return NpzFile(file)
+    return CheckpointFile(file) if file.suffix == ".pt" else SafetensorsFile(file)
+
+
+def _site(hook: Any) -> str | None:
+    try:
+        return None if hook is None else str(iam.Site.parse(hook))
+    except SiteError:
+        return None
+
+
+def _coder_facts(raw: RawCoder, *, read: bool) -> tuple[dict[str, Any], list[str]]:
+    """What a record says, in the order in which it should be read, and what a reader should know."""
+    meta = raw.metadata
+    facts: dict[str, Any] = {
+        "architecture": raw.architecture,
+        "kind": {"sae": "SAE", "transcoder": "transcoder", "cross_layer": "cross-layer transcoder"}[raw.kind],
+        "site": _site(meta.get("hook_name")),
+        "SAELens hook": meta.get("hook_name"),
+    }
+    if raw.kind != "sae":
+        facts["site written"] = _site(meta.get("hook_name_out"))
+        facts["skip connection"] = any(name.startswith("W_skip") for name in raw.tensors)
+        facts["d_out"] = raw.d_out
+    if raw.kind == "cross_layer":
+        facts["layers"] = raw.n_layers
+    facts |= {
+        "d_in": raw.d_in,
+        "features": raw.d_sae,
+        "expansion": round(raw.d_sae / raw.d_in, 3),
+        "k": raw.k,
+        "dtype": raw.dtype,
+        "subtracts b_dec from its input": raw.apply_b_dec_to_input,
+        "input normalisation": raw.normalize_activations,
+    }
+    if raw.norm_scale is not None:
+        facts["input scale"] = raw.norm_scale
+    if raw.rescale_acts_by_decoder_norm:
+        facts["features compete by"] = "activation times norm of the decoder row"
+    notes = []
+    decoder = raw.tensors.get("W_dec")
+    if decoder is not None and (read or not isinstance(decoder, LazyTensor)):
+        lengths = np.linalg.norm(as_float32(decoder), axis=1)
+        facts["decoder row norms"] = f"{lengths.min():.3g} .. {lengths.max():.3g} (median {np.median(lengths):.3g})"
+        if dead := int((lengths == 0).sum()):
+            notes.append(f"{dead} of {raw.d_sae} features have a decoder row of zeros")
+    if raw.normalize_activations == "expected_average_only_in" and raw.norm_scale is None:
+        notes.append(
+            "the scale of its input is not in the file, so it does not load; fold it into the weights and save again"
+        )
+    facts.update({f"metadata: {key}": value for key, value in sorted(dict(meta).items())})
+    return facts, notes
 
 
 def _inspect_model(folder: Path, names: Iterable[str]) -> Inspection:
