@@ -170,6 +170,22 @@ def test_loss_and_gradients_are_those_of_autograd(case, kind):
         assert bool(leaf.grad.any()), f"{key} has no gradient in this case: the comparison says nothing"
 
 
+def test_fused_kernel_gives_the_gradients_of_the_products(monkeypatch):
+    """In float32 TopK runs on the kernel that never holds [rows, features]; without it the same comes out."""
+    weights = {key: value.float() for key, value in weights_for(("b_enc",), d_out=D_IN).items()}
+    x = torch.randn(ROWS, D_IN, generator=torch.Generator().manual_seed(3))
+    terms = Terms(apply_b_dec_to_input=True, k=4, aux_coefficient=0.7, dead=DEAD)
+    calls = []
+    kernel = _steps.encode_topk
+    monkeypatch.setattr(_steps, "encode_topk", lambda *given: calls.append(1) or kernel(*given))
+    fused = LOSSES["topk"](weights, x, x, terms)
+    monkeypatch.setattr(_steps, "encode_topk", lambda *given: None)
+    plain = LOSSES["topk"](weights, x, x, terms)
+    assert calls and torch.equal(fused.fired, plain.fired) and fused.active == plain.active
+    for key, value in plain.gradients.items():  # float32 sums of fewer than 100 terms below 10, in another order
+        torch.testing.assert_close(fused.gradients[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
 def test_fired_active_and_smallest():
     weights = weights_for(("b_enc",), d_out=D_IN)
     x = torch.randn(ROWS, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

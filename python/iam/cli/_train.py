@@ -20,7 +20,9 @@ __all__ = ["train"]
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder of the run, if there is one.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps in all, instead of schedule.steps.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration as YAML and exit.")
-@click.option("--threads", type=click.IntRange(min=1, max=1024), help="Threads for torch. [default: all]")
+@click.option(
+    "--threads", type=click.IntRange(min=1, max=1024), help="Threads for the kernels and for torch. [default: all]"
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar, no summary.")
 def train(config: Path, resume: bool, steps: int | None, dry_run: bool, threads: int | None, quiet: bool) -> None:
     """Train the coder that CONFIG.yaml describes; its keys are in docs/training.md.
@@ -42,7 +44,10 @@ def train(config: Path, resume: bool, steps: int | None, dry_run: bool, threads:
     if threads is not None:
         import torch
 
+        from iam.core.lazy import native
+
         torch.set_num_threads(threads)
+        native().set_num_threads(threads)
     last: dict[str, float] = {}
     began = time.monotonic()
     coder = run(settings, resume=resume, progress=not quiet, callback=last.update)

@@ -131,7 +131,7 @@ def _fired(codes: Codes, values: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 def topk(weights: Weights, x: torch.Tensor, y: torch.Tensor, terms: Terms) -> Loss:
     """TopK (Gao et al. 2024, arXiv:2406.04093): ``f`` keeps the k largest of ``h``, rectified. Plus AuxK."""
-    return _topk_family(weights, x, y, terms, lambda score: steps.topk(score, terms.k))
+    return _topk_family(weights, x, y, terms, None)
 
 
 def batch_topk(weights: Weights, x: torch.Tensor, y: torch.Tensor, terms: Terms) -> Loss:
@@ -144,16 +144,26 @@ def batch_topk(weights: Weights, x: torch.Tensor, y: torch.Tensor, terms: Terms)
 
 
 def _topk_family(
-    weights: Weights, x: torch.Tensor, y: torch.Tensor, terms: Terms, choose: Callable[[torch.Tensor], Codes]
+    weights: Weights, x: torch.Tensor, y: torch.Tensor, terms: Terms, choose: Callable[[torch.Tensor], Codes] | None
 ) -> Loss:
     back = _start(weights, x, terms)
     rows, decoder = len(x), weights["decoder"]
-    pre = steps.encode(back.centred, weights["encoder"], weights["b_enc"])
-    # With rescaling, features are chosen by h n and decoded as h n / n: the norm cancels in value and in gradient.
-    score = pre * decoder.norm(dim=1) if terms.rescale else pre
-    codes = choose(score)
-    raw = codes.at(pre)
-    values = raw.relu()
+    fused = (
+        None
+        if choose is not None or terms.rescale
+        else steps.encode_topk(back.centred, weights["encoder"], weights["b_enc"], terms.k)
+    )
+    pre: torch.Tensor | None = None
+    if fused is not None:
+        codes, values = fused
+        open_ = values > 0
+    else:
+        pre = steps.encode(back.centred, weights["encoder"], weights["b_enc"])
+        # With rescaling, features are chosen by h n and decoded as h n / n: the norm cancels in value and in gradient.
+        score = pre * decoder.norm(dim=1) if terms.rescale else pre
+        codes = steps.topk(score, terms.k) if choose is None else choose(score)
+        raw = codes.at(pre)
+        values, open_ = raw.relu(), raw > 0
 
     d_values = torch.empty_like(values)
     d_decoder = torch.empty_like(decoder)
@@ -173,21 +183,21 @@ def _topk_family(
         d_decoder[low:high] = steps.transposed(part, values[entries], upstream)
     back.output(upstream)
     back.add("decoder", d_decoder)
-    back.encoder(codes, d_values * (raw > 0))
+    back.encoder(codes, d_values * open_)
     squared = [one.square().sum() for one in errors]
     parts = {"mse": squared[-1] / rows}
     if len(widths) > 1:
         parts["prefixes"] = torch.stack(squared[:-1]).sum() / rows
     if terms.aux_coefficient and terms.dead is not None and bool(terms.dead.any()):
-        parts["aux"] = _aux(back, pre, score, errors[-1], terms)
+        parts["aux"] = _aux(back, pre, errors[-1], terms)
     fired, active = _fired(codes, values)
-    positive = values[values > 0]
-    if terms.rescale and len(positive):  # the threshold is compared with what chose the feature
-        positive = codes.at(score)[values > 0]
+    positive = values[open_]
+    if terms.rescale:  # the threshold is compared with what chose the feature
+        positive = positive * decoder.norm(dim=1)[codes.indices[open_]]
     return Loss(parts, back.finish(), squared[-1], fired, active, smallest=positive.min() if len(positive) else None)
 
 
-def _aux(back: _Backward, pre: torch.Tensor, score: torch.Tensor, error: torch.Tensor, terms: Terms) -> torch.Tensor:
+def _aux(back: _Backward, pre: torch.Tensor | None, error: torch.Tensor, terms: Terms) -> torch.Tensor:
     """AuxK: the ``k_aux`` largest pre-activations of dead features, not rectified, explain the error that is left.
 
     ``e = y - x_hat`` is a constant; ``k_aux = min(d // 2, dead)``; ``loss = c min(dead / (d // 2), 1) mean_r sum_d (e_hat - e)^2``
@@ -195,17 +205,21 @@ def _aux(back: _Backward, pre: torch.Tensor, score: torch.Tensor, error: torch.T
     """
     assert terms.dead is not None
     dead = terms.dead.nonzero().flatten()
-    rows, half = len(pre), max(1, error.shape[1] // 2)
+    rows, half = len(error), max(1, error.shape[1] // 2)
     scale = terms.aux_coefficient * min(len(dead) / half, 1.0)
-    codes = steps.topk(score[:, dead], min(half, len(dead)))
-    values = codes.at(pre[:, dead])
     decoder = back.weights["decoder"][dead]
+    if pre is not None:
+        pre = pre[:, dead]
+    else:
+        pre = steps.encode(back.centred, back.weights["encoder"][dead], back.weights["b_enc"][dead])
+    codes = steps.topk(pre * decoder.norm(dim=1) if terms.rescale else pre, min(half, len(dead)))
+    values = codes.at(pre)
     missing = steps.decode(codes, values, decoder) + error  # e_hat - e, and e = -error
     upstream = missing * (2 * scale / rows)
     back.gradients["decoder"][dead] += steps.transposed(codes, values, upstream)
     d_pre = steps.sampled(codes, upstream, decoder)
     back.gradients["encoder"][dead] += steps.transposed(codes, d_pre, back.centred)
-    sums = torch.zeros(pre.shape[1], dtype=pre.dtype)
+    sums = torch.zeros_like(back.weights["b_enc"])
     sums[dead] = steps.column_sums(codes, d_pre)
     back.pre_sums(sums, "b_enc")
     return missing.square().sum() * (scale / rows)

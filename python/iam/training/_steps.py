@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from iam.core.lazy import native
+
 __all__ = [
     "Codes",
     "Optimiser",
@@ -24,6 +26,7 @@ __all__ = [
     "column_sums",
     "decode",
     "encode",
+    "encode_topk",
     "sampled",
     "topk",
     "transposed",
@@ -105,6 +108,20 @@ def _offsets(counts: torch.Tensor) -> torch.Tensor:
 def encode(x: torch.Tensor, encoder: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Pre-activations `x [rows, d_in] @ encoder [features, d_in].T + bias`, `[rows, features]`."""
     return x @ encoder.T if bias is None else torch.addmm(bias, x, encoder.T)
+
+
+def encode_topk(
+    x: torch.Tensor, encoder: torch.Tensor, bias: torch.Tensor, k: int
+) -> tuple[Codes, torch.Tensor] | None:
+    """Codes and rectified values of the `k` largest pre-activations of each row, by the compiled kernel that never holds
+    `[rows, features]`; None where it does not apply (float64)."""
+    if x.dtype != torch.float32:
+        return None
+    weights = encoder.T.contiguous()
+    values, indices = native().encode_topk(x.contiguous().numpy(), weights.numpy(), bias.numpy(), None, k)
+    offsets = torch.arange(0, values.size + 1, k)
+    found = torch.from_numpy(indices).flatten().long()
+    return Codes(found, offsets, len(encoder)), torch.from_numpy(values).flatten()
 
 
 def topk(score: torch.Tensor, k: int) -> Codes:
