@@ -14,12 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iam import compiler, errors, formats, models, ops, reference
+    from iam import compiler, errors, evaluation, formats, models, ops, reference, training
     from iam.compiler import jit
     from iam.core.features import SparseFeatures
     from iam.core.sites import Site
+    from iam.evaluation import evaluate
     from iam.models import LanguageModel
     from iam.ops import steer
+    from iam.training import train
     from iam.vector.clt import (
         SAE,
         CoderConfig,
@@ -45,6 +47,8 @@ __all__ = [
     "__version__",
     "compiler",
     "errors",
+    "evaluate",
+    "evaluation",
     "explained_variance",
     "formats",
     "jit",
@@ -52,6 +56,8 @@ __all__ = [
     "ops",
     "reference",
     "steer",
+    "train",
+    "training",
 ]
 
 _WHERE = {
@@ -64,11 +70,13 @@ _WHERE = {
     "Site": "iam.core.sites",
     "SparseFeatures": "iam.core.features",
     "Transcoder": "iam.vector.clt",
+    "evaluate": "iam.evaluation",
     "explained_variance": "iam.vector.clt",
     "jit": "iam.compiler",
     "steer": "iam.ops",
+    "train": "iam.training",
 }
-_MODULES = ("compiler", "errors", "formats", "models", "ops", "reference")
+_MODULES = ("compiler", "errors", "evaluation", "formats", "models", "ops", "reference", "training")
 
 
 def _version() -> str:

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 import click
 
+from iam.cli._convert import convert
+from iam.cli._train import train
+
 EXIT_OK = 0
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
@@ -288,6 +291,10 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     else:
         _render.print_doctor(result)
     ctx.exit(EXIT_OK if result.healthy else EXIT_UNEXPECTED)
+
+
+for _command in (convert, train):
+    cli.add_command(_command)
 
 
 def _to_json(document: dict[str, Any]) -> str:
