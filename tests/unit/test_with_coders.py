@@ -387,3 +387,118 @@ def test_width_and_other_site(lm, ids):
         pass
     with pytest.raises(RuntimeError, match="inside"), lm.with_coders([sae, coder("resid_post.0")]):
         raise RuntimeError("inside")
+
+
+def cross_layer(skip=True, seed=4):
+    """Reads and writes the MLPs of the last two blocks; features of the first write to both."""
+    rng = np.random.default_rng(seed)
+    cfg = iam.CoderConfig(
+        architecture="jumprelu",
+        d_in=WIDTH,
+        d_sae=48,
+        metadata={
+            "hook_names": ["blocks.1.mlp.hook_in", "blocks.2.mlp.hook_in"],
+            "hook_names_out": ["blocks.1.hook_mlp_out", "blocks.2.hook_mlp_out"],
+        },
+    )
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32) / 6  # noqa: E731
+    return iam.CrossLayerTranscoder(
+        cfg,
+        W_enc=[draw(WIDTH, 48), draw(WIDTH, 48)],
+        b_enc=[draw(48), draw(48)],
+        threshold=[np.full(48, 0.1)] * 2,
+        W_dec=[draw(48, 2, WIDTH), draw(48, 1, WIDTH)],
+        b_dec=[draw(WIDTH), draw(WIDTH)],
+        W_skip=[draw(WIDTH, WIDTH), draw(WIDTH, WIDTH)] if skip else None,
+    )
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_cross_layer_transcoder_in_one_forward_pass(lm, ids, skip):
+    clt = cross_layer(skip)
+    clean = lm.logits(ids)
+    reads, writes = [Site(i, "mlp_in") for i in (1, 2)], [Site(i, "mlp_out") for i in (1, 2)]
+    with lm.with_coders(clt):
+        seen = lm.capture(ids, reads + writes)
+        replaced = lm.logits(ids)
+    for y, site in zip(
+        clt([seen[s] for s in reads]), writes, strict=True
+    ):  # what it reads is already changed by itself
+        torch.testing.assert_close(seen[site], y, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(replaced, clean)
+    _, cache = lm.run_with_cache_with_saes(ids, saes=[clt], use_error_term=True)
+    first = "blocks.1.hook_mlp_out.hook_sae_"
+    assert torch.equal(cache[first + "acts_post"].to_dense(), clt.layers[0].encode(cache[first + "input"]).to_dense())
+    for error_term_only in ({}, {"edit": lambda f: f}):
+        with lm.with_coders(clt, error_term=True, **error_term_only):
+            assert torch.equal(lm.logits(ids), clean)
+
+
+def test_an_edit_of_one_layer_reaches_the_later_ones(lm, ids):
+    """Scaling features of the first layer moves both outputs by what they write there, and nothing else."""
+    clt = cross_layer()
+    x = lm.capture(ids, "mlp_in.1")[Site(1, "mlp_in")]
+    before = lm.capture(ids, "mlp_out.1")[Site(1, "mlp_out")]
+    doubled = clt.layers[0].encode(x).to_dense()
+    feature = int((doubled != 0).sum((0, 1)).argmax())
+    step = doubled[..., feature, None]
+    with lm.with_coders(clt, error_term=True, edit={"mlp_out.1": lambda f: f.scale(feature, 2.0)}):
+        seen = lm.capture(
+            ids, ["mlp_out.1", "resid_mid.2" if "resid_mid" in lm.family.points else "attn_out.2", "mlp_out.2"]
+        )
+    decoder = torch.from_numpy(np.asarray(clt.W_dec[0][feature]))
+    torch.testing.assert_close(seen[Site(1, "mlp_out")], before + step * decoder[0], rtol=1e-4, atol=1e-5)
+    with lm.attach("mlp_out.1", lambda rows: rows + (step * decoder[0]).reshape(rows.shape)):
+        alone = lm.capture(ids, "mlp_out.2")[Site(2, "mlp_out")]  # the edit of layer 1 alone, as layer 2 sees it
+    torch.testing.assert_close(seen[Site(2, "mlp_out")], alone + step * decoder[1], rtol=1e-3, atol=1e-3)
+
+
+def test_cross_layer_with_a_cache_padding_and_add_sae(lm, ids):
+    clt = cross_layer()
+    lm.add_sae(clt)
+    assert list(lm.acts_to_saes) == ["blocks.1.mlp.hook_in"]
+    full = lm.logits(ids)
+    first = lm.model(ids[:, :6], use_cache=True)
+    step = lm.model(ids[:, 6:], past_key_values=first.past_key_values, use_cache=True)
+    torch.testing.assert_close(torch.cat([first.logits, step.logits], 1), full, rtol=1e-3, atol=1e-3)
+    padded = torch.cat([ids, torch.zeros(2, 3, dtype=torch.long)], 1)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros(2, 3, dtype=torch.long)], 1)
+    torch.testing.assert_close(lm.logits(padded, attention_mask=mask)[:, :9], full, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ArgumentError, match=r"writes to mlp_out\.1 already"):
+        lm.add_sae(SkipTranscoder("attn_out.1", "mlp_out.1"))
+    lm.reset_saes()
+
+
+def test_coders_of_several_sites_that_do_not_fit(lm):
+    clt = cross_layer()
+    with pytest.raises(SiteError, match="metadata name its sites"):
+        lm.with_coders({"mlp_in.1": clt})
+    rng = np.random.default_rng(0)
+    crosscoder = iam.Crosscoder(
+        iam.CoderConfig(architecture="standard", d_in=WIDTH, d_sae=8),
+        W_enc=rng.standard_normal((2, WIDTH, 8)),
+        b_enc=np.zeros(8),
+        W_dec=rng.standard_normal((8, 2, WIDTH)),
+        b_dec=np.zeros((2, WIDTH)),
+    )
+    with pytest.raises(ArgumentError, match="reads every site before it writes the first"):
+        lm.with_coders(crosscoder)
+
+
+def test_a_normalised_coder_keeps_its_statistics_in_the_cache(lm):
+    sae = coder("resid_post.1", "standard")
+    cfg = iam.CoderConfig(
+        architecture="standard",
+        d_in=WIDTH,
+        d_sae=64,
+        normalize_activations="layer_norm",
+        metadata={"hook_name": "blocks.1.hook_resid_post"},
+    )
+    normed = iam.SAE(cfg, W_enc=sae.W_enc, b_enc=sae.b_enc, W_dec=sae.W_dec, b_dec=sae.b_dec)
+    padded = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    _, cache = lm.run_with_cache_with_saes(padded, saes=[normed], attention_mask=mask)
+    at = "blocks.1.hook_resid_post.hook_sae_"
+    decoded = normed.decode(cache[at + "acts_post"])
+    torch.testing.assert_close(decoded[mask == 1], cache[at + "recons"][mask == 1], rtol=1e-5, atol=1e-5)
+    assert at + "acts_pre" not in cache

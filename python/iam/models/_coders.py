@@ -7,6 +7,8 @@ do what they do there, on any ``transformers`` model that :class:`iam.LanguageMo
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -82,17 +84,23 @@ def _spread(value: torch.Tensor, placing: Placing) -> torch.Tensor:
 def _spread_features(f: SparseFeatures, placing: Placing) -> SparseFeatures:
     """Features of rows to features of ``[batch, position]``, none where no row came from."""
     values, indices, offsets = f.components
+    n = math.prod(placing.shape)
+    scale, shift = (
+        None if rows is None else _spread(rows.reshape(-1, 1), placing).reshape(n, 1)
+        for rows in (f.row_scale, f.row_shift)
+    )
+    how: dict[str, Any] = {"validate": False, "row_scale": scale, "row_shift": shift}
     if placing.chosen is None:
-        return SparseFeatures(values, indices, offsets, f.n_features, placing.shape, validate=False)
+        return SparseFeatures(values, indices, offsets, f.n_features, placing.shape, **how)
     chosen = placing.chosen.reshape(-1).to(values.device)
     if offsets is None:
         rows = int(chosen.shape[0])
         all_values, all_indices = values.new_zeros(rows, f.k), indices.new_zeros(rows, f.k)
         all_values[chosen], all_indices[chosen] = values, indices
-        return SparseFeatures(all_values, all_indices, None, f.n_features, placing.shape, validate=False)
+        return SparseFeatures(all_values, all_indices, None, f.n_features, placing.shape, **how)
     counts = offsets.new_zeros(int(chosen.shape[0]) + 1)
     counts[1:][chosen] = offsets.diff()
-    return SparseFeatures(values, indices, counts.cumsum(0), f.n_features, placing.shape, validate=False)
+    return SparseFeatures(values, indices, counts.cumsum(0), f.n_features, placing.shape, **how)
 
 
 # ------------------------------------------------------------------------------------------------------------ in the model
@@ -169,20 +177,25 @@ class _Inserted:
             if x is None:
                 raise InternalError(f"with_coders: {self.site_out} ran before {self.site}")
         simple = self.edit is None and self.recorder is None
-        record = self._record
         if simple and self.error_term and not (torch.is_grad_enabled() and x.requires_grad):
             return original  # SAE(x) + (original − SAE(x))
-        record("hook_sae_input", x)
+        self._record("hook_sae_input", x)
         if simple:
             clean = output = self.coder(x)
         else:
             codes = self.coder.encode(x)
             edited = codes if self.edit is None else self._edited(codes)
             decoded = self.coder.decode(edited)
-            record("hook_sae_acts_post", edited)
-            record("hook_sae_recons", decoded)
+            self._record("hook_sae_acts_post", edited)
+            self._record("hook_sae_recons", decoded)
             output = self._with_skip(decoded, x)
             clean = output if edited is codes else self._with_skip(self.coder.decode(codes), x)
+        return self._finish(original, output, clean)
+
+    def _finish(self, original: torch.Tensor, output: Any, clean: Any) -> torch.Tensor:
+        """The coder's output with the error term, if there is to be one, and without the positions that are left alone."""
+        import torch
+
         if self.error_term:
             error = (original - clean).detach()
             # original − clean + output, in an order that gives `original` to the last bit when nothing was edited, with the
@@ -194,8 +207,8 @@ class _Inserted:
             if self.error_term:
                 error = torch.where(keep, torch.zeros_like(error), error)
         if self.error_term:
-            record("hook_sae_error", error)
-        record("hook_sae_output", output)
+            self._record("hook_sae_error", error)
+        self._record("hook_sae_output", output)
         return output  # type: ignore[no-any-return]
 
     def _edited(self, codes: SparseFeatures) -> SparseFeatures:
@@ -248,6 +261,56 @@ class _Inserted:
         if self.site != self.site_out:
             found.insert(0, Attachment(self.site, self.capture, from_position, reads_only=True))
         return found
+
+
+@dataclass(eq=False, slots=True)
+class _Written:
+    """What the layers of a cross-layer transcoder that have run wrote to each layer: with edits and without."""
+
+    edited: list[Any]
+    clean: list[Any]
+
+
+@dataclass(eq=False, slots=True)
+class _InsertedLayer(_Inserted):
+    """One layer of a cross-layer transcoder: reads its site, writes there what this and earlier layers give."""
+
+    whole: Any = None
+    layer: int = 0
+    written: _Written = None  # type: ignore[assignment]  # shared by the layers
+
+    def capture(self, x: torch.Tensor) -> torch.Tensor:
+        """Encode this layer, and add what it writes to this layer and to all later ones."""
+        if self.layer == 0:
+            self.written.edited = [0.0] * self.whole.n_layers
+            self.written.clean = list(self.written.edited)
+        self.captured = x.clone()
+        codes = self.coder.encode(x)
+        edited = codes if self.edit is None else self._edited(codes)
+        self._record("hook_sae_input", x)
+        self._record("hook_sae_acts_post", edited)
+        parts = self.whole._write(edited, self.whole.W_dec[self.layer])
+        clean = parts if edited is codes else self.whole._write(codes, self.whole.W_dec[self.layer])
+        for target in range(self.layer, self.whole.n_layers):
+            at = (slice(None), target - self.layer)
+            self.written.edited[target] = self.written.edited[target] + parts[at]
+            self.written.clean[target] = self.written.clean[target] + clean[at]
+        return x
+
+    def replace(self, original: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        x, self.captured = self.captured, None
+        if x is None:
+            raise InternalError(f"with_coders: {self.site_out} ran before {self.site}")
+        bias = torch.as_tensor(self.whole.b_dec[self.layer]).to(original.device)
+        decoded, clean = (part[self.layer] + bias for part in (self.written.edited, self.written.clean))
+        self.written.edited[self.layer] = self.written.clean[self.layer] = None  # no longer needed
+        self._record("hook_sae_recons", decoded)
+        if self.whole.W_skip is not None:
+            skip = x @ torch.as_tensor(self.whole.W_skip[self.layer]).to(x.device).T
+            decoded, clean = decoded + skip, clean + skip
+        return self._finish(original, decoded, clean)
 
 
 class CodersAttached(contextlib.AbstractContextManager[Any]):
@@ -321,8 +384,8 @@ class CoderMethods:
 
         Args:
             coders: A coder, several, or a mapping from sites to coders. Without a mapping, each sits where it was trained. An SAE
-                replaces the activation it reads; a transcoder reads at ``site`` and replaces the activation at ``site_out``.
-                Skip terms are included.
+                replaces the activation it reads; a transcoder reads at ``site`` and replaces the activation at ``site_out``; a
+                cross-layer transcoder does so at every layer. Skip terms are included.
             error_term: Add what the coder does not explain, ``original − SAE(x)``, computed once and held constant: without an
                 edit the model then computes what it does without coders, to the last bit. Gradients flow through the
                 coder alone.
@@ -377,14 +440,29 @@ class CoderMethods:
             raise ArgumentError("LanguageModel.with_coders: expected at least one coder, got none")
         excluded = self._excluded(exclude)
         inserted: list[_Inserted] = []
+        common: dict[str, Any] = {
+            "hooks": self._hooks,
+            "error_term": error_term,
+            "excluded": excluded,
+            "edit": None,
+            "recorder": recorder,
+        }
         for site, coder in pairs:
-            where, out = self._sites_of(coder, site, allow_other_site=allow_other_site)
-            if any(one.site_out == out for one in inserted):
-                raise ArgumentError(
-                    f"LanguageModel.with_coders: expected one coder for each site, got two that write to {out}; nest two "
-                    "with blocks if one is to read what the other wrote"
-                )
-            inserted.append(_Inserted(coder, where, out, self._hooks, error_term, excluded, None, recorder))
+            if hasattr(coder, "layers"):
+                written = _Written([], [])
+                more: list[_Inserted] = [
+                    _InsertedLayer(coder.layers[i], *places, whole=coder, layer=i, written=written, **common)
+                    for i, places in enumerate(self._sites_of_layers(coder, site))
+                ]
+            else:
+                more = [_Inserted(coder, *self._sites_of(coder, site, allow_other_site=allow_other_site), **common)]
+            for new in more:
+                if any(one.site_out == new.site_out for one in inserted):
+                    raise ArgumentError(
+                        f"LanguageModel.with_coders: expected one coder for each site, got two that write to {new.site_out}; "
+                        "nest two with blocks if one is to read what the other wrote"
+                    )
+                inserted.append(new)
         self._give_edits(inserted, edit)
         return CodersAttached(self, inserted, from_position)
 
@@ -408,11 +486,12 @@ class CoderMethods:
         what = type(coder).__name__
         if not callable(coder) or not hasattr(coder, "encode") or not hasattr(coder, "decode"):
             raise ArgumentError(f"LanguageModel.with_coders: expected coders (iam.SAE...), got {what}")
-        if getattr(coder, "n_layers", None) is not None:
-            raise ArgumentError(
-                f"LanguageModel.with_coders: expected coders that read one site, got a {what}, which reads several; this is "
-                "not supported in a model yet"
-            )
+        for several in ("n_layers", "n_sites"):
+            if hasattr(coder, several):
+                raise ArgumentError(
+                    f"LanguageModel.with_coders: expected a coder that reads one site, or a cross-layer transcoder, got a {what}"
+                    + (", which reads every site before it writes the first" if several == "n_sites" else "")
+                )
         trained = getattr(coder, "site", None)
         if given is not None and isinstance(trained, Site) and trained != given and not allow_other_site:
             raise SiteError(
@@ -433,7 +512,30 @@ class CoderMethods:
             if name_out is None or name_out == metadata.get("hook_name"):
                 name_out = site
             out = Site.parse(name_out)  # a name that is no site of IAM is an error; never the input site instead
-        site, out = self.site(site), self.site(out)  # type: ignore[attr-defined]
+        return self._fitting(coder, self.site(site), self.site(out))  # type: ignore[attr-defined]
+
+    def _sites_of_layers(self, coder: Any, given: Site | None) -> list[tuple[Site, Site]]:
+        """Where each layer of a cross-layer transcoder reads and writes."""
+        what = type(coder).__name__
+        if given is not None or None in (*coder.sites, *coder.sites_out):
+            raise SiteError(
+                f"LanguageModel.with_coders: expected a {what} whose metadata name its sites (hook_names, hook_names_out), got "
+                + (f"one for {given}" if given is not None else f"{coder.sites} and {coder.sites_out}")
+            )
+        pairs = zip(coder.sites, coder.sites_out, strict=True)
+        places = [self._fitting(coder, self.site(i), self.site(o)) for i, o in pairs]  # type: ignore[attr-defined]
+        for (first, _), (second, _) in itertools.pairwise(places):
+            if second <= first:
+                raise SiteError(
+                    f"LanguageModel.with_coders: expected a {what} that reads its sites in the order of the forward pass, got "
+                    f"{second} after {first}"
+                )
+        if any(i == o for i, o in places):
+            raise SiteError(f"LanguageModel.with_coders: expected a {what} that writes to other sites than it reads")
+        return places
+
+    def _fitting(self, coder: Any, site: Site, out: Site) -> tuple[Site, Site]:
+        what = type(coder).__name__
         if out < site:
             raise SiteError(
                 f"LanguageModel.with_coders: expected a {what} that writes after it reads, got {out} after {site}"
@@ -510,23 +612,27 @@ class CoderMethods:
             SiteError: as :meth:`with_coders` (SAELens logs a warning and goes on without).
             ArgumentError: another coder writes to the same site.
         """
-        site, out = self._sites_of(sae, None, allow_other_site=False)
+        layered = hasattr(sae, "layers")
+        places = self._sites_of_layers(sae, None) if layered else [self._sites_of(sae, None, allow_other_site=False)]
+        key, outs = places[0][0].hook_name, {out for _, out in places}
         added = dict(self._added or {})
         for name, one in added.items():
-            if name != site.hook_name and any(i.site_out == out for i in one.attached._inserted):
+            taken = outs & {i.site_out for i in one.attached._inserted}
+            if name != key and taken:
                 raise ArgumentError(
-                    f"LanguageModel.add_sae: the coder that reads {name} writes to {out} already; reset_saes([{name!r}]) first"
+                    f"LanguageModel.add_sae: the coder that reads {name} writes to {min(taken)} already; "
+                    f"reset_saes([{name!r}]) first"
                 )
         attached = self._insert(
             sae, error_term=bool(use_error_term), edit=None, exclude=exclude_special_tokens, from_position=0
         )
-        if site.hook_name in added:
-            self.reset_saes([site.hook_name])
-            added.pop(site.hook_name)
+        if key in added:
+            self.reset_saes([key])
+            added.pop(key)
         attached.__enter__()
         self._added = {
             **added,
-            site.hook_name: _Added(sae, attached, bool(use_error_term), exclude_special_tokens),
+            key: _Added(sae, attached, bool(use_error_term), exclude_special_tokens),
         }
 
     def reset_saes(self, act_names: str | list[str] | None = None) -> None:
