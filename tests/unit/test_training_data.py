@@ -314,13 +314,23 @@ def test_rows_that_cannot_be_held_are_refused():
         RingBuffer(ArrayStream(np.array([[1.0], [np.nan]])), rows=2, batch=1, seed=1, dtype="float16").next()
     with pytest.raises(ArgumentError, match=r"70000 does not fit float16; set data.dtype to bfloat16"):
         RingBuffer(ArrayStream(np.array([[7e4]])), rows=1, batch=1, dtype="float16").next()
-    with pytest.raises(ShapeError, match=r"expected floats \[rows, width\], got torch\.float64 \(3,\)"):
+    with pytest.raises(ShapeError, match=r"expected floats \[rows, width\], got float64 \(3,\)"):
         ArrayStream(np.ones(3))
     with pytest.raises(ShapeError, match="as many targets as rows"):
         ArrayStream(np.ones((3, 1)), np.ones((2, 1)))
     blocks = IteratorStream([np.ones((2, 3)), np.ones((2, 4))])
     with pytest.raises(ShapeError, match=r"width \[3\] as the first, got \[4\]"):
         RingBuffer(blocks, rows=4, batch=1).next()
+
+
+def test_array_on_disk_is_read_block_by_block(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).standard_normal((5000, 3)).astype(">f4"))
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")  # read-only, and of the other byte order
+    stream = ArrayStream(mapped, seed=1)
+    first, second = stream.read()[0], stream.read()[0]
+    assert first.shape == (4096, 3) and second.shape == (904, 3)
+    seen = torch.cat([first, second]).numpy()
+    assert np.array_equal(np.sort(seen[:, 0]), np.sort(mapped[:, 0]))
 
 
 def test_iterator_that_is_too_short_to_resume():

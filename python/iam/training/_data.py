@@ -66,14 +66,22 @@ def _order(seed: int, turn: int, count: int) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------------------------ streams
 
 
-def _rows(value: Any, what: str) -> torch.Tensor:
-    tensor = torch.as_tensor(value).detach()
-    if tensor.dim() != 2 or not tensor.is_floating_point() or 0 in tensor.shape:
-        raise ShapeError(f"{what}: expected floats [rows, width], got {tensor.dtype} {tuple(tensor.shape)}")
-    return tensor.cpu()
+def _rows(value: Any, what: str) -> Any:
+    """A checked array or tensor; a NumPy array stays one, so that a mapped file is not read as a whole."""
+    array = value if isinstance(value, np.ndarray) else torch.as_tensor(value).detach().cpu()
+    floating = array.dtype.kind == "f" if isinstance(array, np.ndarray) else array.is_floating_point()
+    if array.ndim != 2 or not floating or 0 in array.shape:
+        raise ShapeError(f"{what}: expected floats [rows, width], got {array.dtype} {tuple(array.shape)}")
+    return array
 
 
-def _aligned(value: Any, what: str) -> list[torch.Tensor]:
+def _tensor(array: Any) -> torch.Tensor:
+    if isinstance(array, torch.Tensor):
+        return array
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))  # a copy: the array may be read-only
+
+
+def _aligned(value: Any, what: str) -> list[Any]:
     given = list(value) if isinstance(value, (tuple, list)) else [value]
     if not 1 <= len(given) <= 2:
         raise ShapeError(f"{what}: expected rows, or rows and their targets, got {len(given)} arrays")
@@ -99,9 +107,9 @@ class ArrayStream:
     def read(self) -> list[torch.Tensor] | None:
         if self._at >= self.rows_per_pass:
             self._turn, self._at = self._turn + 1, 0
-        chosen = torch.from_numpy(_order(self._seed, self._turn, self.rows_per_pass)[self._at : self._at + _BLOCK])
+        chosen = np.sort(_order(self._seed, self._turn, self.rows_per_pass)[self._at : self._at + _BLOCK])
         self._at += _BLOCK
-        return [one[chosen] for one in self._arrays]
+        return [_tensor(one[chosen]) for one in self._arrays]
 
     def state(self) -> dict[str, Any]:
         return {"turn": self._turn, "at": self._at}
@@ -126,7 +134,7 @@ class IteratorStream:
         if block is None:
             return None
         self._used += 1
-        return _aligned(block, f"train: block {self._used - 1} of data")
+        return [_tensor(one) for one in _aligned(block, f"train: block {self._used - 1} of data")]
 
     def state(self) -> dict[str, Any]:
         return {"used": self._used}
