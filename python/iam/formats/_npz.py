@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ def open_zip(path: Path) -> tuple[list[zipfile.ZipInfo], list[int]]:
                 raise FormatError(f"{where}: expected stored or deflated, unencrypted data", code="format")
             if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
                 raise FormatError(f"{where}: stored with two different sizes", code="file-header")
+            if not 0 <= member.header_offset < size:
+                raise FormatError(f"{where} begins at byte {member.header_offset} of {size}", code="file-header")
             file.seek(member.header_offset)
             local = file.read(_LOCAL_HEADER)
             if len(local) < _LOCAL_HEADER or local[:4] != b"PK\x03\x04":
@@ -146,7 +149,16 @@ class NpzFile:
                 raise ValueError(f"version {version} of the .npy format")
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = reader(buffer)
-        except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, OverflowError) as error:
+        except (
+            ValueError,
+            SyntaxError,
+            tokenize.TokenError,
+            TypeError,
+            KeyError,
+            RecursionError,
+            MemoryError,
+            OverflowError,
+        ) as error:
             raise self._bad(f"member {member.filename!r}: no .npy header: {error}") from error
         if dtype.hasobject or dtype.str not in _KINDS:
             kind = "Python objects, which would have to be unpickled" if dtype.hasobject else str(dtype.str)
