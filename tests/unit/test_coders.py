@@ -587,8 +587,14 @@ class Rows:
     def __init__(self, array):
         self._array, self.shape, self.read = array, array.shape, []
 
+    @property
+    def T(self):
+        other = Rows(self._array.T)
+        other.read = self.read
+        return other
+
     def rows(self, index):
-        self.read.extend(np.asarray(index).tolist())
+        self.read.extend(np.arange(self.shape[0])[index].tolist())
         return self._array[index]
 
 
@@ -649,6 +655,39 @@ def test_lazy_decoders_read_only_rows_of_active_features(container, rng, monkeyp
             active = np.flatnonzero((np.asarray(f.to_dense()) != 0).any(0))
             assert w.read == active.tolist()  # once each
     assert coder.parameters()["W_dec.1"] is coder.W_dec[1]
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "matching_pursuit"])
+def test_lazy_encoders_are_read_in_blocks_and_give_the_same(architecture, rng, monkeypatch):
+    from iam.vector.clt import _cross_layer
+
+    eager = cross_layer(architecture)
+    lists = {n: v for n in ("b_enc", "W_dec", "b_dec", "threshold") if (v := getattr(eager, n)) is not None}
+    if architecture == "gated":
+        lists |= {n: [getattr(layer, n) for layer in eager.layers] for n in ("b_gate", "b_mag", "r_mag")}
+    xs = [rng.normal(size=(5, D)).astype(np.float32) for _ in range(3)]
+    monkeypatch.setattr(_cross_layer, "_BLOCK", 7 * D)
+    for columns in (True, False):
+        lazy = [Rows(w) if columns else OnlyRows(w) for w in eager.W_enc]
+        coder = iam.CrossLayerTranscoder(eager.cfg, W_enc=lazy, **lists)
+        assert not lazy[0].read and coder.W_enc[0] is lazy[0] and "lazy" in repr(coder)
+        for f, expected in zip(coder.encode(xs), eager.encode(xs), strict=True):
+            np.testing.assert_array_equal(f.to_dense(), expected.to_dense())
+            assert f.k == expected.k
+        assert columns is (lazy[0].read == list(range(F)))  # each column once
+    with pytest.raises(TraceError, match=r"cannot be compiled|architecture"):
+        iam.jit(lambda x: coder.layers[0].encode(x).to_dense())(xs[0])
+    with pytest.raises(ShapeError, match=r"W_enc of shape \(6, 24\), got \(24, 6\)"):
+        iam.CrossLayerTranscoder(eager.cfg, W_enc=[w.T for w in map(Rows, eager.W_enc)], **lists)
+
+
+class OnlyRows(Rows):
+    """A lazy array that cannot be transposed."""
+
+    def __getattribute__(self, name):
+        if name == "T":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
 
 
 def test_cross_layer_gradients(rng):

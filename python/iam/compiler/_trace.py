@@ -455,6 +455,8 @@ class Trace:
                 f'coders of architecture "{cfg.architecture}" cannot be compiled',
                 "Known: gated, jumprelu, standard, topk. Call encode outside and give the features as an argument.",
             )
+        if hasattr(coder.W_enc, "rows"):
+            self.fail("this encoder stays in its file and cannot be compiled", "Call encode outside, or read it first.")
         value, type = self.activation(x, "encode")
         d_in, n_features = (int(n) for n in coder.W_enc.shape)
         if type.width != d_in:

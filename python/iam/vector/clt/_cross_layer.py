@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,31 +22,101 @@ __all__ = ["CrossLayerTranscoder", "LayerEncoder"]
 _BLOCK = 2**24
 """Numbers of decoder rows that are held at once: 64 MB."""
 
-_ENCODER = ("W_enc", "b_enc", "threshold", "b_gate", "b_mag", "r_mag")
-
 
 class LayerEncoder(Encoder):
-    """The encoder of one layer of a :class:`CrossLayerTranscoder`: :meth:`encode` and its weights."""
+    """The encoder of one layer of a :class:`CrossLayerTranscoder`: :meth:`encode` and its weights.
+
+    A lazy ``W_enc`` is read in blocks of features at every call, and not kept; the features are the same.
+    """
 
     _carries_statistics = False
 
     def __init__(self, cfg: CoderConfig, weights: dict[str, Any]) -> None:
-        super().__init__(cfg, weights, encoder_weights(cfg))
+        shapes = encoder_weights(cfg)
+        self._lazy: Any = None
+        if hasattr(weights["W_enc"], "rows"):
+            self._lazy = _lazy(type(self).__name__, "W_enc", weights["W_enc"], shapes.pop("W_enc"))
+            weights = {name: array for name, array in weights.items() if name != "W_enc"}
+        super().__init__(cfg, weights, shapes)
+
+    @property
+    def W_enc(self) -> Any:
+        """Encoder ``[d_in, d_sae]``: an array, or the lazy array that was given."""
+        return self._weights["W_enc"] if self._lazy is None else self._lazy
+
+    def _encode_rows(self, z: Weight) -> tuple[Any, Any, Any]:
+        if self._lazy is None:
+            return super()._encode_rows(z)
+        parts = [(start, block._encode_rows(z)) for start, block in self._blocks()]
+        return self._merge(parts, len(z))
+
+    def _encode_torch(self, z: Any) -> tuple[Any, Any, Any]:
+        if self._lazy is None:
+            return super()._encode_torch(z)
+        parts = [(start, block._encode_torch(z)) for start, block in self._blocks()]
+        return self._merge(parts, int(z.shape[0]))
+
+    def _blocks(self) -> Iterator[tuple[int, LayerEncoder]]:
+        """Encoders of consecutive features, with the first feature of each; one is in memory at a time."""
+        cfg = self._cfg
+        group = cfg.d_sae // cfg.k if cfg.architecture == "groupmax" and cfg.k else 1
+        step = max(1, _BLOCK // cfg.d_in // group) * group
+        for start in range(0, cfg.d_sae, step):
+            stop = min(start + step, cfg.d_sae)
+            if hasattr(self._lazy, "T"):
+                columns = self._lazy.T.rows(slice(start, stop)).T
+            else:
+                columns = self._lazy.rows(slice(None))[:, start:stop]
+            size = stop - start
+            k = None if cfg.k is None else size // group if cfg.architecture == "groupmax" else min(cfg.k, size)
+            weights = {name: array[start:stop] for name, array in self._weights.items()} | {"W_enc": columns}
+            yield start, LayerEncoder(replace(cfg, d_sae=size, k=k), weights)
+
+    def _merge(self, parts: list[tuple[int, tuple[Any, Any, Any]]], rows: int) -> tuple[Any, Any, Any]:
+        """Codes of all blocks as the codes of the layer."""
+        first = parts[0][1][0]
+        xp: Any = torch_if_loaded() if is_torch(first) else np
+        join = xp.cat if is_torch(first) else np.concatenate
+        if parts[0][1][2] is not None:
+            ids = join([_rows_of(part[2], rows) for _, part in parts])
+            order = xp.argsort(ids, stable=True) if is_torch(first) else np.argsort(ids, kind="stable")
+            csr = [join([part[0] for _, part in parts]), join([part[1] + start for start, part in parts])]
+            return csr[0][order], csr[1][order], sum((part[2] for _, part in parts[1:]), start=parts[0][1][2])
+        values: Any = join([part[0] for _, part in parts], -1)
+        indices: Any = join([part[1] + start for start, part in parts], -1)
+        if self._cfg.architecture == "groupmax" or len(parts) == 1:
+            return values, indices, None
+        key = abs(values.detach() if is_torch(values) else values)  # topk has no negative values
+        if is_torch(key):
+            best = key.sort(dim=-1, descending=True, stable=True).indices[:, : self._cfg.k]
+            return values.gather(-1, best), indices.gather(-1, best), None
+        best = np.argsort(-key, axis=-1, kind="stable")[
+            :, : self._cfg.k
+        ]  # blocks ascend: ties stay with the lowest index
+        return np.take_along_axis(values, best, -1), np.take_along_axis(indices, best, -1), None
 
     def __repr__(self) -> str:
         return f"LayerEncoder({self.cfg.architecture}, d_in={self.d_in}, d_sae={self.d_sae})"
+
+
+def _rows_of(offsets: Any, rows: int) -> Any:
+    """The row of every entry of CSR codes."""
+    if is_torch(offsets):
+        return torch_if_loaded().arange(rows, device=offsets.device).repeat_interleave(offsets.diff())
+    return np.repeat(np.arange(rows), np.diff(offsets))
 
 
 class CrossLayerTranscoder:
     """A cross-layer transcoder over L layers, exact: ``y_t = b_dec[t] + Σ_{i ≤ t} f_i · W_dec[i][:, t − i]``.
 
     Layer i is encoded on its own, ``f_i = activation(x_i·W_enc[i] + b_enc[i])``, and its features write to layers
-    i..L-1. Decoders may be lazy arrays: objects with ``shape``, ``dtype`` and ``rows(index) -> array``. Of those only the
-    rows of active features are read, some 64 MB at a time, and nothing is read when the coder is made.
+    i..L-1. Encoders and decoders may be lazy arrays: objects with ``shape``, ``dtype`` and ``rows(index) -> array`` (and
+    ``T`` for encoders, which are read by columns). Nothing of them is read when the coder is made, and nothing is kept:
+    of decoders the rows of active features are read, of encoders blocks of features, some 64 MB at a time.
 
     Args:
         cfg: What every layer has in common: ``d_in``, ``d_out``, and ``d_sae`` features for each layer.
-        W_enc: L arrays ``[d_in, d_sae]``.
+        W_enc: L arrays or lazy arrays ``[d_in, d_sae]``.
         b_enc: L arrays ``[d_sae]``.
         W_dec: L arrays or lazy arrays; of layer i ``[d_sae, L − i, d_out]``, slice j for layer i + j.
         b_dec: L arrays ``[d_out]``: of each layer that is written.
@@ -145,8 +215,8 @@ class CrossLayerTranscoder:
         return list(self._layers)
 
     @property
-    def W_enc(self) -> tuple[Weight, ...]:
-        """``[d_in, d_sae]`` of each layer."""
+    def W_enc(self) -> tuple[Any, ...]:
+        """``[d_in, d_sae]`` of each layer: arrays, or the lazy arrays that were given."""
         return self._lists["W_enc"]
 
     @property
@@ -215,7 +285,7 @@ class CrossLayerTranscoder:
             parts.append(f"k={cfg.k}")
         if self._W_skip is not None:
             parts.append("skip")
-        if any(hasattr(w, "rows") for w in self._W_dec):
+        if any(hasattr(w, "rows") for w in (*self._W_dec, *self.W_enc)):
             parts.append("lazy")
         return f"{type(self).__name__}({', '.join(parts)})"
 
@@ -361,8 +431,10 @@ def _decode(f: SparseFeatures, W: Weight) -> Any:
 
 def _decoder(what: str, layer: int, array: Any, shape: tuple[int, ...]) -> Any:
     name = f"W_dec[{layer}]"
-    if not hasattr(array, "rows"):
-        return take_weight(what, name, array, shape)
+    return _lazy(what, name, array, shape) if hasattr(array, "rows") else take_weight(what, name, array, shape)
+
+
+def _lazy(what: str, name: str, array: Any, shape: tuple[int, ...]) -> Any:
     if shape_of(array) != shape:
         raise ShapeError(f"{what}: expected {name} of shape {shape}, got {shape_of(array)}")
     return array
