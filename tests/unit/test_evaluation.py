@@ -11,9 +11,18 @@ transformers = pytest.importorskip("transformers")
 
 import iam  # noqa: E402
 from iam.errors import ArgumentError, NonFiniteError, ShapeError, SiteError  # noqa: E402
-from iam.evaluation import DensityHistogram, Evaluation, evaluate, weight_metrics  # noqa: E402
+from iam.evaluation import DensityHistogram, Evaluation, evaluate, evaluate_layers, weight_metrics  # noqa: E402
 
 WIDTH, D_SAE, VOCABULARY = 16, 40, 53
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small are slower on several threads, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +333,66 @@ def test_no_dense_features(rng, monkeypatch):
     """The whole point: nothing of the size rows x dictionary."""
     monkeypatch.setattr(iam.SparseFeatures, "to_dense", lambda self: pytest.fail("densified"))
     assert isinstance(evaluate(coder(), activations=rng.standard_normal((9, WIDTH))), Evaluation)
+
+
+def cross_layer():
+    rng = np.random.default_rng(6)
+    cfg = iam.CoderConfig(
+        architecture="standard",
+        d_in=WIDTH,
+        d_sae=D_SAE,
+        metadata={
+            "hook_names": [f"blocks.{i}.mlp.hook_in" for i in (0, 1)],
+            "hook_names_out": [f"blocks.{i}.hook_mlp_out" for i in (0, 1)],
+        },
+    )
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32) / 5  # noqa: E731
+    return iam.CrossLayerTranscoder(
+        cfg,
+        W_enc=[draw(WIDTH, D_SAE), draw(WIDTH, D_SAE)],
+        b_enc=[draw(D_SAE), draw(D_SAE)],
+        W_dec=[draw(D_SAE, 2, WIDTH), draw(D_SAE, 1, WIDTH)],
+        b_dec=[draw(WIDTH), draw(WIDTH)],
+        W_skip=[draw(WIDTH, WIDTH), draw(WIDTH, WIDTH)],
+    )
+
+
+def test_a_cross_layer_transcoder_layer_by_layer(lm):
+    clt = cross_layer()
+    ids = torch.randint(3, VOCABULARY, (5, 8), generator=torch.Generator().manual_seed(3))
+    sites = [iam.Site(i, kind) for kind in ("mlp_in", "mlp_out") for i in (0, 1)]
+    seen = lm.capture(ids, sites)
+    rows = [seen[s].reshape(-1, WIDTH).numpy() for s in sites]
+    found = evaluate_layers(clt, model=lm, tokens=ids, batch_size=5)
+    direct = evaluate_layers(clt, activations=rows[:2], targets=rows[2:])
+    outputs, codes = clt(rows[:2]), clt.encode(rows[:2])
+    for t in (0, 1):
+        expected = oracle(rows[2 + t], outputs[t], codes[t].to_dense())
+        for name in ("explained_variance", "mse", "cossim", "l0", "l1", "dead_features"):
+            assert getattr(found[t], name) == pytest.approx(expected[name], rel=1e-5), name
+            assert getattr(direct[t], name) == pytest.approx(expected[name], rel=1e-5), name
+        assert f"layer {t}" in found[t].coder
+    with lm.with_coders(clt):
+        logits = lm.logits(ids)
+    expected = float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+    assert found[0].ce_loss_with_sae == found[1].ce_loss_with_sae == pytest.approx(expected, rel=1e-5)
+    with lm.attach("mlp_out.0", torch.zeros_like), lm.attach("mlp_out.1", torch.zeros_like):
+        logits = lm.logits(ids)
+    expected = float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+    assert found[0].ce_loss_with_ablation == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ShapeError, match="expected 2 activations and as many targets, got 2 and 0"):
+        evaluate_layers(clt, activations=rows[:2])
+    with pytest.raises(ArgumentError, match=r"use iam\.evaluation\.evaluate_layers"):
+        evaluate(clt, model=lm, tokens=ids)
+    with pytest.raises(ArgumentError, match=r"expected an iam\.CrossLayerTranscoder"):
+        evaluate_layers(coder(), model=lm, tokens=ids)
+
+
+def test_import_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, iam.evaluation; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

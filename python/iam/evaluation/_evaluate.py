@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from iam.evaluation._result import Evaluation
 if TYPE_CHECKING:
     from iam.core.sites import Site
 
-__all__ = ["evaluate", "weight_metrics"]
+__all__ = ["evaluate", "evaluate_layers", "weight_metrics"]
 
 Rows = npt.NDArray[np.float32]
 
@@ -76,22 +77,13 @@ def evaluate(
     (0.5, 1.0, 2)
     """
     op = "iam.evaluate"
-    if getattr(coder, "n_layers", None) is not None:
+    if hasattr(coder, "n_layers") or hasattr(coder, "n_sites"):
         raise ArgumentError(
-            f"{op}: expected a coder that reads one site, got a {type(coder).__name__}, which reads several"
+            f"{op}: expected a coder that reads one site, got a {type(coder).__name__}, which reads several; for a "
+            "cross-layer transcoder use iam.evaluation.evaluate_layers"
         )
-    if (activations is None) == (model is None):
-        raise ArgumentError(
-            f"{op}: expected activations, or a model and tokens, got {'both' if model is not None else 'neither'}"
-        )
-    for name, value, low in (
-        ("batch_size", batch_size, 1),
-        ("max_batches", max_batches, 1),
-        ("from_position", from_position, 0),
-    ):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-            raise ArgumentError(f"{op}: expected {name} to be an integer >= {low}, got {value!r}")
-    measured = _Measured(coder, op)
+    _check_sizes(op, activations, model, batch_size, max_batches, from_position)
+    measured = _Measured(repr(coder), coder.d_sae, op)
     if model is None:
         for name, given in (("tokens", tokens), ("site", site)):
             if given is not None:
@@ -100,7 +92,7 @@ def evaluate(
         for number, (x, y) in enumerate(pairs):
             if number == max_batches:
                 break
-            measured.add(x, y, None)
+            _add(measured, coder, x, y, None)
         return measured.result(dense_threshold, None)
     if tokens is None or targets is not None:
         raise ArgumentError(f"{op}: a model needs tokens, and no targets")
@@ -112,10 +104,116 @@ def evaluate(
             break
         x, y, prompt, logits = reading.batch(ids, mask, logits=losses)
         if len(x):
-            measured.add(x, y, prompt)
+            _add(measured, coder, x, y, prompt)
         if lost is not None:
-            lost.add(reading, ids, mask, logits)
+            keep = reading.counted(ids, mask)
+            coders = {reading.site: coder}
+            lost.add(model, coders, [reading.site_out], ids, mask, logits, keep, from_position, reading.excluded)
     return measured.result(dense_threshold, lost)
+
+
+def _check_sizes(op: str, activations: Any, model: Any, batch_size: Any, max_batches: Any, from_position: Any) -> None:
+    if (activations is None) == (model is None):
+        raise ArgumentError(
+            f"{op}: expected activations, or a model and tokens, got {'both' if model is not None else 'neither'}"
+        )
+    for name, value, low in (
+        ("batch_size", batch_size, 1),
+        ("max_batches", max_batches, 1),
+        ("from_position", from_position, 0),
+    ):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            raise ArgumentError(f"{op}: expected {name} to be an integer >= {low}, got {value!r}")
+
+
+def evaluate_layers(
+    coder: Any,
+    *,
+    activations: Sequence[Any] | None = None,
+    targets: Sequence[Any] | None = None,
+    model: Any = None,
+    tokens: Any = None,
+    losses: bool = True,
+    batch_size: int | None = None,
+    max_batches: int | None = None,
+    from_position: int = 0,
+    exclude_special_tokens: bool | Sequence[int] = False,
+    dense_threshold: float = 0.1,
+) -> list[Evaluation]:
+    """Measure a cross-layer transcoder: one :class:`Evaluation` for each layer that it writes.
+
+    Args:
+        coder: An :class:`iam.CrossLayerTranscoder`.
+        activations: What it reads: L arrays ``[..., d_in]`` of the same leading dimensions.
+        targets: What it should write: L arrays ``[..., d_out]``.
+        model: An :class:`iam.LanguageModel`, in place of these; the coder's metadata name its sites.
+        tokens: As in :func:`evaluate`.
+        losses: Cross-entropy and KL divergence with all layers replaced at once, and with zeros at all of them. They are the
+            same in every layer's result.
+        batch_size, max_batches, from_position, exclude_special_tokens, dense_threshold: As in :func:`evaluate`.
+
+    Returns:
+        Layer by layer: how well its output is reconstructed from this and all earlier layers' features (of activations of the
+        unchanged model), and how its own features are active.
+
+    Raises:
+        ArgumentError: another kind of coder; neither or both of `activations` and `model`; nothing to count.
+        ShapeError, SiteError, NonFiniteError: as :func:`evaluate`.
+    """
+    op = "iam.evaluation.evaluate_layers"
+    if not hasattr(coder, "layers"):
+        raise ArgumentError(f"{op}: expected an iam.CrossLayerTranscoder, got {type(coder).__name__}")
+    _check_sizes(op, activations, model, batch_size, max_batches, from_position)
+    count = coder.n_layers
+    measured = [_Measured(f"{coder!r}, layer {t}", coder.d_sae, op) for t in range(count)]
+
+    def add(xs: list[Rows], ys: list[Rows], prompt: npt.NDArray[np.int64] | None) -> None:
+        codes = coder.encode(xs)
+        for t, y in enumerate(coder.decode(codes)):
+            skip = 0 if coder.W_skip is None else xs[t] @ coder.W_skip[t].T
+            measured[t].put(codes[t], ys[t], y + skip, prompt)
+
+    if model is None:
+        given = list(activations or []), list(targets or [])
+        if any(len(each) != count for each in given):
+            raise ShapeError(
+                f"{op}: expected {count} activations and as many targets, got {len(given[0])} and {len(given[1])}"
+            )
+        flat = [
+            [_flat(a, width, op, name, side) for a in each]
+            for each, width, name, side in zip(
+                given, (coder.d_in, coder.d_out), ("activations", "targets"), ("d_in", "d_out"), strict=True
+            )
+        ]
+        if len({len(a) for each in flat for a in each}) != 1:
+            raise ShapeError(
+                f"{op}: expected activations and targets of the same rows, got {[len(a) for a in flat[0] + flat[1]]}"
+            )
+        size = batch_size or 4096
+        for number, start in enumerate(range(0, len(flat[0][0]), size)):
+            if number == max_batches:
+                break
+            xs, ys = ([a[start : start + size] for a in each] for each in flat)
+            add(xs, ys, None)
+        return [one.result(dense_threshold, None) for one in measured]
+    if tokens is None or targets is not None:
+        raise ArgumentError(f"{op}: a model needs tokens, and no targets")
+    places = model._sites_of_layers(coder, None)
+    lost = _Losses() if losses else None
+    excluded = model._excluded(exclude_special_tokens)
+    for number, (ids, mask) in enumerate(token_batches(model, tokens, batch_size or 8, op)):
+        if number == max_batches:
+            break
+        sites = list(dict.fromkeys(site for pair in places for site in pair))
+        clean, found = model._read(ids, mask, "logits" if losses else None, False, sites)
+        keep = counted(ids, mask, from_position, excluded)
+        if bool(keep.any()):
+            xs, ys = ([_kept(found[pair[side]], keep) for pair in places] for side in (0, 1))
+            add(xs, ys, keep.nonzero()[:, 0].cpu().numpy())
+        if lost is not None:
+            outs = [out for _, out in places]
+            lost.add(model, coder, outs, ids, mask, clean, keep, from_position, excluded)
+    return [one.result(dense_threshold, lost) for one in measured]
 
 
 def weight_metrics(coder: Any) -> dict[str, npt.NDArray[np.float64]]:
@@ -153,10 +251,7 @@ def _pairs(coder: Any, activations: Any, targets: Any, size: int, op: str) -> It
     d_in, d_out = coder.d_in, getattr(coder, "d_out", coder.d_in)
 
     def flat(x: Any, name: str, width: int, width_name: str) -> Rows:
-        check_float(x, op=op, name=name)
-        check_width(x, op=op, name=name, width=width, width_name=width_name)
-        x = x.detach().cpu() if is_torch(x) else x
-        return as_float32(x.reshape(math.prod(shape_of(x)[:-1]), width))
+        return _flat(x, width, op, name, width_name)
 
     if hasattr(activations, "ndim"):
         if targets is not None and not hasattr(targets, "ndim"):
@@ -190,6 +285,13 @@ def _pairs(coder: Any, activations: Any, targets: Any, size: int, op: str) -> It
         yield x, y
 
 
+def _flat(x: Any, width: int, op: str, name: str, width_name: str) -> Rows:
+    check_float(x, op=op, name=name)
+    check_width(x, op=op, name=name, width=width, width_name=width_name)
+    x = x.detach().cpu() if is_torch(x) else x
+    return as_float32(x.reshape(math.prod(shape_of(x)[:-1]), width))
+
+
 def _elsewhere(coder: Any) -> bool:
     out = getattr(coder, "site_out", None)
     return out is not None and out != getattr(coder, "site", None)
@@ -198,16 +300,15 @@ def _elsewhere(coder: Any) -> bool:
 class _Measured:
     """Sums of one coder over batches."""
 
-    def __init__(self, coder: Any, op: str) -> None:
-        self._coder = coder
+    def __init__(self, name: str, n_features: int, op: str) -> None:
+        self._name = name
         self._op = op
         self._reconstruction = Reconstruction()
-        self._sparsity = Sparsity(coder.d_sae)
+        self._sparsity = Sparsity(n_features)
 
-    def add(self, x: Rows, y: Rows, prompt: npt.NDArray[np.int64] | None) -> None:
-        features = self._coder.encode(x)
+    def put(self, features: Any, y: Rows, y_hat: Rows, prompt: npt.NDArray[np.int64] | None) -> None:
         self._sparsity.add(features, prompt)
-        self._reconstruction.add(y, reconstruct(self._coder, features, x))
+        self._reconstruction.add(y, y_hat)
 
     def result(self, dense_threshold: float, losses: _Losses | None) -> Evaluation:
         r, s = self._reconstruction, self._sparsity
@@ -237,9 +338,14 @@ class _Measured:
             feature_density=density,
             consistent_activation_heuristic=consistent,
             dense_threshold=dense_threshold,
-            coder=repr(self._coder),
+            coder=self._name,
             **({} if losses is None else losses.result()),
         )
+
+
+def _add(measured: _Measured, coder: Any, x: Rows, y: Rows, prompt: npt.NDArray[np.int64] | None) -> None:
+    features = coder.encode(x)
+    measured.put(features, y, reconstruct(coder, features, x), prompt)
 
 
 def reconstruct(coder: Any, features: Any, x: Rows) -> Rows:
@@ -276,6 +382,20 @@ def token_batches(model: Any, tokens: Any, size: int, op: str) -> Iterator[tuple
         yield model._inputs(batch, None, "right")
 
 
+def counted(ids: Any, mask: Any, from_position: int, excluded: list[int]) -> Any:
+    """bool ``[batch, position]``: tokens from `from_position` of their sequence on that are not among `excluded`."""
+    import torch
+
+    keep = (mask != 0) & (mask.cumsum(-1) > from_position)
+    if excluded:
+        keep &= ~torch.isin(ids, torch.tensor(excluded, device=ids.device))
+    return keep
+
+
+def _kept(activations: Any, keep: Any) -> Rows:
+    return as_float32(activations[keep.to(activations.device)].cpu())
+
+
 class Reading:
     """What a coder sees of a model: which positions count, and what stands there."""
 
@@ -284,7 +404,7 @@ class Reading:
     ) -> None:
         self.model = model
         self.coder = coder
-        self.torch = require("torch", extra="models", purpose=op)
+        require("torch", extra="models", purpose=op)
         given = None if site is None else model.site(site)
         self.site, self.site_out = model._sites_of(coder, given, allow_other_site=False)
         self.from_position = from_position
@@ -292,11 +412,7 @@ class Reading:
 
     def counted(self, ids: Any, mask: Any) -> Any:
         """bool ``[batch, position]``."""
-        torch = self.torch
-        keep = (mask != 0) & (mask.cumsum(-1) > self.from_position)
-        if self.excluded:
-            keep &= ~torch.isin(ids, torch.tensor(self.excluded, device=ids.device))
-        return keep
+        return counted(ids, mask, self.from_position, self.excluded)
 
     def batch(self, ids: Any, mask: Any, *, logits: bool) -> tuple[Rows, Rows, npt.NDArray[np.int64], Any]:
         """Rows that the coder reads, rows that it should give, the prompt of each row, and the model's logits if wanted."""
@@ -307,7 +423,7 @@ class Reading:
         else:
             found = self.model.capture(ids, sites, attention_mask=mask)
         keep = self.counted(ids, mask)
-        x, y = (as_float32(found[s][keep.to(found[s].device)].cpu()) for s in (self.site, self.site_out))
+        x, y = (_kept(found[s], keep) for s in (self.site, self.site_out))
         return x, y, keep.nonzero()[:, 0].cpu().numpy(), made
 
 
@@ -320,21 +436,33 @@ class _Losses:
         self.predictions = 0
         self.positions = 0
 
-    def add(self, reading: Reading, ids: Any, mask: Any, clean: Any) -> None:
-        torch, model = reading.torch, reading.model
-        keep = reading.counted(ids, mask)
+    def add(
+        self,
+        model: Any,
+        coders: Any,
+        outs: list[Site],
+        ids: Any,
+        mask: Any,
+        clean: Any,
+        keep: Any,
+        from_position: int,
+        excluded: list[int],
+    ) -> None:
+        """One batch; `clean` are the logits of the model as it is, `outs` the sites that the coders write."""
+        import torch
+
         pairs = keep[:, :-1] & (mask[:, 1:] != 0)
         self.predictions += int(pairs.sum())
         self.positions += int(keep.sum())
         self._cross_entropy("without_sae", clean, ids, pairs)
-        with model.with_coders(
-            {reading.site: reading.coder}, exclude_special_tokens=reading.excluded, from_position=reading.from_position
-        ):
+        with model.with_coders(coders, exclude_special_tokens=excluded, from_position=from_position):
             changed = model._forward(ids, mask, "logits", False)
         self._cross_entropy("with_sae", changed, ids, pairs)
         self._divergence("with_sae", clean, changed, keep)
         del changed
-        with model.attach(reading.site_out, torch.zeros_like, from_position=reading.from_position):
+        with contextlib.ExitStack() as stack:
+            for out in outs:
+                stack.enter_context(model.attach(out, torch.zeros_like, from_position=from_position))
             changed = model._forward(ids, mask, "logits", False)
         self._cross_entropy("with_ablation", changed, ids, pairs)
         self._divergence("with_ablation", clean, changed, keep)

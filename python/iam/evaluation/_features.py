@@ -284,7 +284,7 @@ def feature_statistics(
     as preset. Every position is encoded once.
     """
     op = "feature_statistics"
-    if getattr(coder, "n_layers", None) is not None:
+    if hasattr(coder, "n_layers") or hasattr(coder, "n_sites"):
         raise ArgumentError(
             f"{op}: expected a coder that reads one site, got a {type(coder).__name__}, which reads several"
         )
