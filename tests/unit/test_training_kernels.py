@@ -256,3 +256,335 @@ def test_sum_of_squares_projection_and_lengths(shape, threads):
     _runtime.train_normalize_rows(unit)
     np.testing.assert_allclose(unit, reference.normalize_rows(W_dec.astype(np.float64)), rtol=0, atol=2e-7)
     assert not unit[::3].any()
+
+
+# ------------------------------------------------------------------------------------------------ optimisers
+
+
+class Moments:
+    """Weights [features, d] with the moments of Adam, in float32 or float64."""
+
+    def __init__(self, rng, features, d, dtype=np.float32):
+        self.p = rng.standard_normal((features, d)).astype(dtype)
+        self.m, self.v = np.zeros_like(self.p), np.zeros_like(self.p)
+
+    def copy(self, dtype=None):
+        other = object.__new__(Moments)
+        other.p, other.m, other.v = (np.array(a, dtype=dtype or a.dtype) for a in (self.p, self.m, self.v))
+        return other
+
+    def arrays(self):
+        return {"p": self.p, "m": self.m, "v": self.v}
+
+
+def gradients(rng, features, d, steps, density=0.4):
+    """For each step: the active features and their gradient rows; feature 0 only at the first step, the last never."""
+    out = []
+    for t in range(steps):
+        chosen = rng.random(features) < density
+        chosen[0], chosen[-1] = t == 0, False
+        active = np.flatnonzero(chosen).astype(np.int32)
+        out.append((active, normal(rng, len(active), d)))
+    return out
+
+
+def expect_same(a, b, rtol=0.0, atol=0.0):
+    for name, left in a.arrays().items():
+        np.testing.assert_allclose(left, b.arrays()[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 40_000])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_is_the_oracle(size, decay, threads):
+    rng = np.random.default_rng(9)
+    p, m, v = normal(rng, size), np.zeros(size, np.float32), np.zeros(size, np.float32)
+    want = tuple(a.astype(np.float64) for a in (p, m, v))
+    kwargs = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": decay}
+    for step in range(1, 6):
+        grad = normal(rng, size)
+        _runtime.train_adam(p, grad, m, v, step=step, scale=0.5, **kwargs)
+        want = reference.adam(want[0], 0.5 * grad.astype(np.float64), want[1], want[2], step=step, **kwargs)
+        for got, oracle in zip((p, m, v), want, strict=True):
+            np.testing.assert_allclose(got, oracle, rtol=1e-6, atol=1e-6)
+
+
+def test_adam_is_torch_s():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(10)
+    start = normal(rng, 30)
+    parameter = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([parameter], lr=0.01)
+    p, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
+    for step in range(1, 20):
+        grad = normal(rng, 30)
+        parameter.grad = torch.tensor(grad, dtype=torch.float64)
+        optimiser.step()
+        _runtime.train_adam(p, grad, m, v, lr=0.01, step=step)
+    np.testing.assert_allclose(p, parameter.detach().numpy(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("features", "d"), [(1, 1), (2, 3), (65, 17), (130, 40)])
+@pytest.mark.parametrize("project", [False, True])
+def test_sparse_adam_is_dense_adam(features, d, project, threads):
+    """Exact form: rows, columns, held and factored gradients all take the dense step, bit for bit where they are held."""
+    rng = np.random.default_rng(11)
+    dense_, rows, columns = (Moments(np.random.default_rng(12), features, d) for _ in range(3))
+    want = dense_.copy(np.float64)
+    W = np.ascontiguousarray(columns.p.T)
+    for step, (active, grad) in enumerate(gradients(rng, features, d, 6), start=1):
+        full = np.zeros((features, d), np.float32)
+        full[active] = grad
+        if project:
+            _runtime.train_project_rows(full, np.arange(features, dtype=np.int32), dense_.p)
+        _runtime.train_adam(dense_.p, full, dense_.m, dense_.v, lr=0.01, step=step)
+        _runtime.train_adam_rows(rows.p, rows.m, rows.v, (active, grad), lr=0.01, step=step, project=project)
+        _runtime.train_adam_columns(W, columns.m, columns.v, (active, full[active]), lr=0.01, step=step)
+        wide = np.zeros((features, d))
+        wide[active] = grad
+        if project:
+            wide = reference.project_rows(wide, want.p)
+        want.p, want.m, want.v = reference.adam(want.p, wide, want.m, want.v, lr=0.01, step=step)
+    columns.p = np.ascontiguousarray(W.T)
+    expect_same(rows, dense_)
+    expect_same(columns, dense_)
+    # A projected gradient that nearly vanishes (d = 1: altogether) has no sign that two roundings agree on.
+    if not (project and d == 1):
+        expect_same(rows, want, atol=1e-5)
+
+
+def test_factored_gradients_are_held_ones(threads):
+    rng = np.random.default_rng(13)
+    values, indices = codes(rng, 33, 70, 5)
+    basis = normal(rng, 33, 21)
+    group = _runtime.train_group(values, indices, None, 70)
+    held, factored = (group[0], _runtime.train_grad_rows((group, values, basis))), (group, values, basis)
+    for project, normalize in itertools.product([False, True], repeat=2):
+        a, b = (Moments(np.random.default_rng(14), 70, 21) for _ in range(2))
+        for grad, w in ((held, a), (factored, b)):
+            _runtime.train_adam_rows(w.p, w.m, w.v, grad, lr=0.1, step=1, project=project, normalize=normalize)
+        expect_same(a, b)
+        if normalize:
+            np.testing.assert_allclose(_runtime.train_row_norms(a.p), 1, rtol=3e-7)
+
+
+@pytest.mark.parametrize(("columns", "normalize"), [(False, False), (False, True), (True, False)])
+def test_lazy_adam_caught_up_is_exact(columns, normalize, threads):
+    """Rates change from step to step; the last feature never has a gradient, feature 0 only at step 1."""
+    rng = np.random.default_rng(15)
+    features, d, steps = 70, 19, 40
+    exact, lazy = (Moments(np.random.default_rng(16), features, d) for _ in range(2))
+    last = np.zeros(features, np.int64)
+    rates = 0.01 / np.sqrt(np.arange(1, steps + 1))
+    at_rest = np.ascontiguousarray(lazy.p.T) if columns else lazy.p
+    step_of = _runtime.train_adam_columns if columns else _runtime.train_adam_rows
+    extra = {} if columns else {"normalize": normalize}
+    for step, grad in enumerate(gradients(rng, features, d, steps, 0.2), start=1):
+        _runtime.train_adam_rows(exact.p, exact.m, exact.v, grad, lr=rates[step - 1], step=step, normalize=normalize)
+        if step % 3 == 0:  # what is read is caught up first
+            _runtime.train_adam_catch_up(
+                at_rest, lazy.m, lazy.v, last, grad[0], lr=rates[: step - 1], step=step - 1, columns=columns, **extra
+            )
+        step_of(at_rest, lazy.m, lazy.v, grad, lr=rates[:step], step=step, last=last, **extra)
+        assert (last[grad[0]] == step).all()
+    assert last[0] in (0, 1) and last[-1] == 0
+    _runtime.train_adam_catch_up(at_rest, lazy.m, lazy.v, last, lr=rates, step=steps, columns=columns, **extra)
+    assert (last == steps).all()
+    lazy.p = np.ascontiguousarray(at_rest.T) if columns else lazy.p
+    expect_same(lazy, exact)  # the same operations in the same order for each feature
+
+
+def test_long_catch_ups_end_in_one_closed_step():
+    """After 2,000 steps without gradient: within rounding of taking them one by one, and quick."""
+    rng = np.random.default_rng(17)
+    one, many = (Moments(np.random.default_rng(18), 3, 9) for _ in range(2))
+    grad = (np.arange(3, dtype=np.int32), normal(rng, 3, 9))
+    none = (np.zeros(0, np.int32), np.zeros((0, 9), np.float32))
+    last = np.zeros(3, np.int64)
+    steps = 2001
+    rates = np.full(steps, 0.01)
+    _runtime.train_adam_rows(one.p, one.m, one.v, grad, lr=0.01, step=1)
+    _runtime.train_adam_rows(many.p, many.m, many.v, grad, lr=rates[:1], step=1, last=last)
+    for step in range(2, steps + 1):
+        _runtime.train_adam_rows(one.p, one.m, one.v, none, lr=0.01, step=step)
+    _runtime.train_adam_catch_up(many.p, many.m, many.v, last, lr=rates, step=steps)
+    assert not one.m.any() or np.abs(one.m).min() > 2.0**-101  # no denormals are left to slow the CPU down
+    np.testing.assert_allclose(many.p, one.p, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(many.v, one.v, rtol=1e-4)  # 2,000 roundings against one power
+    np.testing.assert_allclose(many.m, one.m, rtol=0, atol=1e-30)
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_signum_is_the_oracle(momentum, threads):
+    rng = np.random.default_rng(19)
+    features, d = 67, 11
+    beta = 0.9 if momentum else 0.0
+    dense_, rows, columns = (Moments(np.random.default_rng(20), features, d) for _ in range(3))
+    want = dense_.copy(np.float64)
+    W = np.ascontiguousarray(columns.p.T)
+
+    def m_of(w):
+        return w.m if momentum else None
+
+    for active, grad in gradients(rng, features, d, 5):
+        full = np.zeros((features, d), np.float32)
+        full[active] = grad
+        kwargs = {"lr": 0.01, "beta": beta, "weight_decay": 0.1}
+        _runtime.train_signum(dense_.p, full, m_of(dense_), **kwargs)
+        _runtime.train_signum_rows(rows.p, m_of(rows), (active, grad), **kwargs)
+        _runtime.train_signum_columns(W, m_of(columns), (active, grad), **kwargs)
+        want.p, want.m = reference.signum(want.p, full, want.m, **kwargs)
+    columns.p = np.ascontiguousarray(W.T)
+    expect_same(rows, dense_)
+    expect_same(columns, dense_)
+    np.testing.assert_allclose(dense_.p, want.p, rtol=0, atol=1e-6)
+    with_decay_off = rows.p.copy()
+    _runtime.train_signum_rows(rows.p, None, (active, grad), lr=0.01)
+    quiet = np.setdiff1d(np.arange(features), active)
+    assert np.array_equal(rows.p[quiet], with_decay_off[quiet]) and not np.array_equal(rows.p, with_decay_off)
+
+
+def test_arguments_of_optimisers_are_checked():
+    w = Moments(np.random.default_rng(21), 4, 3)
+    grad = (np.array([1, 3], np.int32), np.ones((2, 3), np.float32))
+
+    def step(**changes):
+        kwargs = {"lr": 0.1, "step": 1, **changes}
+        _runtime.train_adam_rows(w.p, w.m, w.v, kwargs.pop("grad", grad), **kwargs)
+
+    before = w.p.copy()
+    for changes, code in [
+        ({"step": 0}, "argument"),
+        ({"beta1": 1.0}, "argument"),
+        ({"beta2": -0.1}, "argument"),
+        ({"eps": 0.0}, "argument"),
+        ({"lr": float("nan")}, "argument"),
+        ({"scale": float("inf")}, "argument"),
+        ({"grad": (np.array([3, 1], np.int32), grad[1])}, "argument"),
+        ({"grad": (np.array([1, 1], np.int32), grad[1])}, "feature-duplicate"),
+        ({"grad": (np.array([1, 4], np.int32), grad[1])}, "feature-range"),
+        ({"grad": (grad[0], grad[1][:1])}, "shape"),
+        ({"grad": grad[1]}, "argument"),
+        ({"last": np.zeros(4, np.int64)}, "argument"),  # lr must be the history
+        ({"last": np.zeros(3, np.int64), "lr": np.ones(1)}, "shape"),
+        ({"last": np.full(4, 1, np.int64), "lr": np.ones(1)}, "argument"),
+    ]:
+        with pytest.raises((ArgumentError, ShapeError)) as error:
+            step(**changes)
+        assert error.value.code == code, changes
+    with pytest.raises(DtypeError):
+        _runtime.train_adam_rows(w.p.astype(np.float64), w.m, w.v, grad, lr=0.1, step=1)
+    with pytest.raises(ArgumentError, match="updated in place"):
+        _runtime.train_adam_rows(w.p[:, ::-1], w.m, w.v, grad, lr=0.1, step=1)
+    frozen = w.p.copy()
+    frozen.flags.writeable = False
+    with pytest.raises(ArgumentError, match="writable"):
+        _runtime.train_adam_rows(frozen, w.m, w.v, grad, lr=0.1, step=1)
+    assert np.array_equal(w.p, before) and not w.m.any()
+
+
+# ------------------------------------------------------------------------------------------------ selections
+
+
+@pytest.mark.parametrize(("rows", "k"), [(0, 2), (1, 1), (300, 5), (17, 30)])
+def test_encode_among_is_the_oracle(rows, k, threads):
+    rng = np.random.default_rng(22)
+    d, features = 13, 90
+    x, W_enc = np.round(2 * normal(rng, rows, d)), np.round(2 * normal(rng, d, features))  # integers: ties, exact
+    b_enc, b_dec = np.round(3 * normal(rng, features)), np.round(normal(rng, d))
+    among = np.arange(1, features, 3, dtype=np.int32)
+    values, indices = _runtime.train_encode_among(x, W_enc, b_enc, b_dec, among, k)
+    want = reference.encode_among((x - b_dec) @ W_enc + b_enc, among, k=k)
+    assert np.array_equal(values, want[0]) and np.array_equal(indices, want[1])
+    if rows > 1 and k == 30:
+        assert (values < 0).any()  # no ReLU
+
+
+def test_encode_among_names_what_is_wrong():
+    x, W_enc = np.ones((2, 3), np.float32), np.ones((3, 5), np.float32)
+    among = np.array([1, 4], np.int32)
+    with pytest.raises(ArgumentError) as error:
+        _runtime.train_encode_among(x, W_enc, None, None, among, 3)
+    assert error.value.code == "k-range"
+    with pytest.raises(ArgumentError) as error:
+        _runtime.train_encode_among(x, W_enc, None, None, np.array([1, 5], np.int32), 1)
+    assert error.value.code == "feature-range"
+    W_enc[0, 4] = np.nan
+    with pytest.raises(NonFiniteError, match="row 0"):
+        _runtime.train_encode_among(x, W_enc, None, None, among, 1)
+    _runtime.train_encode_among(x, W_enc, None, None, among[:1], 1)  # the NaN is in a column that is not used
+    x[1, 2] = np.inf
+    with pytest.raises(NonFiniteError):
+        _runtime.train_encode_among(x, W_enc, None, None, among[:1], 1)
+
+
+@pytest.mark.parametrize("total", [0, 1, 37, 10_000])
+@pytest.mark.parametrize("ties", [False, True])
+def test_batch_select_is_the_oracle_when_it_says_exact(total, ties):
+    rng = np.random.default_rng(23)
+    rows, features = 12, 31
+    pre = np.round(2 * normal(rng, rows, features)) if ties else normal(rng, rows, features)
+    for candidates in (features, 5):
+        values, indices = _runtime.topk(pre, candidates)
+        got = _runtime.train_batch_select(values, indices, total)
+        want = reference.batch_select(pre, total)
+        full = _runtime.densify(got[0], got[1], got[2], features)
+        assert len(got[0]) == min(total, (values > 0).sum())
+        for r in range(rows):
+            assert (np.diff(got[1][got[2][r] : got[2][r + 1]]) > 0).all()
+        if got[3]:
+            assert np.array_equal(np.sort(full[full > 0]), np.sort(want[want > 0]))
+            assert ties or np.array_equal(full, want)
+        elif candidates == 5:
+            assert (np.diff(got[2]) == 5).any()
+    assert _runtime.train_batch_select(*_runtime.topk(pre, 5), 10_000)[3] is False
+
+
+@pytest.mark.parametrize("to_input", [False, True])
+def test_jumprelu_gradients_are_the_oracle(to_input):
+    rng = np.random.default_rng(24)
+    threshold = np.abs(normal(rng, 11))
+    indices = rng.integers(0, 11, 400).astype(np.int32)
+    theta = threshold[indices]
+    h = (theta + 0.3 * normal(rng, 400)).astype(np.float32)
+    d_f, d_step = normal(rng, 400), normal(rng, 400)
+    got = _runtime.train_jumprelu_grad(h, indices, threshold, 0.25, d_f, d_step, to_input)
+    want = reference.jumprelu_grad(h, theta, np.float32(0.25), d_f, d_step, ste_to_input=to_input)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert (got[1] != 0).any() and (got[1] == 0).any()
+    without = _runtime.train_jumprelu_grad(h, indices, threshold, 0.25, d_f, None, to_input)
+    zero = _runtime.train_jumprelu_grad(h, indices, threshold, 0.25, d_f, np.zeros_like(d_f), to_input)
+    assert np.array_equal(without[0], zero[0]) and np.array_equal(without[1], zero[1])
+    with pytest.raises(ArgumentError):
+        _runtime.train_jumprelu_grad(h, indices, threshold, 0.0, d_f)
+    with pytest.raises(ArgumentError, match="entry 0"):
+        _runtime.train_jumprelu_grad(h, indices + 11, threshold, 0.25, d_f)
+
+
+# ------------------------------------------------------------------------------------------------ all together
+
+
+def test_a_step_does_not_depend_on_the_number_of_threads():
+    def step():
+        rng = np.random.default_rng(25)
+        rows, features, d, k = 150, 333, 65, 8
+        x, b_enc, b_dec = normal(rng, rows, d), normal(rng, features), normal(rng, d)
+        dec, enc = Moments(rng, features, d), Moments(rng, features, d)
+        W_enc = np.ascontiguousarray(enc.p.T)
+        out = []
+        for t in range(1, 4):
+            values, indices = _runtime.encode_topk(x, W_enc, b_enc, b_dec, k)
+            upstream = (_runtime.decode(values, indices, None, dec.p, b_dec) - x) * np.float32(2 / rows)
+            group = _runtime.train_group(values, indices, None, features)
+            d_pre = _runtime.train_grad_values(group, upstream, dec.p, values)
+            sums = _runtime.train_grad_sums(group, d_pre, rows)
+            out += [_runtime.train_column_sums(upstream), _runtime.train_grad_input(W_enc, group[0], sums)]
+            out += [np.array(_runtime.train_sum_squares((group, values, upstream))), d_pre]
+            _runtime.train_adam_rows(
+                dec.p, dec.m, dec.v, (group, values, upstream), lr=0.01, step=t, project=True, normalize=True
+            )
+            _runtime.train_adam_columns(W_enc, enc.m, enc.v, (group, d_pre, x - b_dec), lr=0.01, step=t)
+        return [*out, dec.p, dec.m, dec.v, W_enc, enc.m, enc.v]
+
+    for a, b in zip(with_threads(1, step), with_threads(2, step), strict=True):
+        assert np.array_equal(a, b)
