@@ -6,7 +6,7 @@ an allocation that a file asks for and does not justify fails. A failing case pr
 
     python tests/fuzz/test_formats_fuzz.py FORMAT NUMBER
 
-runs it alone. ``IAM_FUZZ_CASES`` makes it more cases per format than the 300 of every run.
+runs it alone. ``IAM_FUZZ_CASES`` makes it more cases per format than the 260 of every run.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-CASES = int(os.environ.get("IAM_FUZZ_CASES", "300"))
+CASES = int(os.environ.get("IAM_FUZZ_CASES", "260"))
 SECONDS = 5
 FACTOR = 4
 OVERHEAD = 256 << 10  # bytes: parsed headers, messages, names; of files of some 70 KB

@@ -275,7 +275,7 @@ def test_missing(tmp_path, saved):
         ({"d_sae": 7}, "tensor-shape", "(4, 8)"),
         ({"apply_b_dec_to_inptu": False}, "config-key", 'did you mean "apply_b_dec_to_input"'),
         ({"apply_b_dec_to_input": "yes"}, "config-value", "yes"),
-        ({"normalize_activations": "layer_norm"}, "normalization", "layer_norm"),
+        ({"normalize_activations": "layer_nrom"}, "normalization", 'did you mean "layer_norm"'),
         ({"normalize_activations": "expected_average_only_in"}, "normalization", "fold"),
         ({"reshape_activations": "hook_q"}, "config-value", "hook_q"),
         ({"rescale_acts_by_decoder_norm": 1}, "config-value", "true or false"),

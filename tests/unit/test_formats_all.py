@@ -269,6 +269,18 @@ def test_load_and_save(tmp_path, rng):
         iam.formats.load(tmp_path / "a", layer=3)
 
 
+@pytest.mark.parametrize("normalization", ["layer_norm", "constant_norm_rescale"])
+def test_normalisation_by_row_travels(normalization, tmp_path, rng):
+    coder = build(make("sae", "topk", normalize_activations=normalization))
+    iam.formats.save(coder, tmp_path / "a", format="saelens")
+    x = rng.normal(size=(9, 4))
+    assert np.array_equal(iam.SAE.load_from_disk(tmp_path / "a")(x), coder(x))
+    for name in ("sparsify", "dictionary_learning"):
+        with pytest.raises(FormatError, match=normalization):
+            iam.formats.save(coder, tmp_path / name, format=name)
+        assert not (tmp_path / name).exists()
+
+
 def test_transcoder_sets(tmp_path, rng):
     from iam.formats import circuit_tracer
 

@@ -10,26 +10,20 @@ import numpy as np
 
 from iam.core.errors import FormatError, IamError
 from iam.formats._lazy import LazyTensor, as_float32
-from iam.formats._raw import RawCoder, fold_rescaling
+from iam.formats._raw import RawCoder
 
 __all__ = ["build", "config_of", "raw_of"]
 
 _CLASSES = {"sae": "SAE", "transcoder": "Transcoder", "cross_layer": "CrossLayerTranscoder"}
 
 
-def _class(kind: str, source: str) -> Any:
+def _config_class(values: Mapping[str, Any]) -> Any:
+    """``SAEConfig`` for what it takes, ``CoderConfig`` for the rest."""
     from iam.vector import clt
 
-    found = getattr(clt, _CLASSES[kind], None)
-    if found is None:
-        raise FormatError(f"{source}: a {kind} coder, which this version of IAM does not run", code="architecture")
-    return found
-
-
-def _config_class(kind: str) -> Any:
-    from iam.vector import clt
-
-    return clt.SAEConfig if kind == "sae" else getattr(clt, "CoderConfig", clt.SAEConfig)
+    normalized = values["normalize_activations"] != "none"
+    unknown_scale = values["normalize_activations"] == "expected_average_only_in" and values.get("norm_scale") is None
+    return clt.SAEConfig if values["kind"] == "sae" and (not normalized or unknown_scale) else clt.CoderConfig
 
 
 def config_of(values: Mapping[str, Any], source: str) -> Any:
@@ -38,7 +32,7 @@ def config_of(values: Mapping[str, Any], source: str) -> Any:
     Raises:
         FormatError: a value that the object model does not run; the code says which.
     """
-    cls = _config_class(values["kind"])
+    cls = _config_class(values)
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in values.items() if name in known}
     try:
@@ -54,9 +48,9 @@ def build(raw: RawCoder) -> Any:
     Raises:
         FormatError: an architecture or normalisation that this version does not run, or weights that the coder refuses.
     """
-    cls = _class(raw.kind, raw.source)
-    if not hasattr(_config_class(raw.kind), "rescale_acts_by_decoder_norm"):
-        raw = fold_rescaling(raw)
+    from iam.vector import clt
+
+    cls = getattr(clt, _CLASSES[raw.kind])
     values = {field.name: getattr(raw, field.name) for field in dataclasses.fields(raw)}
     cfg = config_of(values, raw.source)
     tensors: dict[str, Any]

@@ -180,7 +180,7 @@ def _kind(config: dict[str, Any], folder: Path, file: SafetensorsFile, d_in: int
 
 def _metadata(config: dict[str, Any], folder: Path, kind: Kind) -> dict[str, Any]:
     metadata: dict[str, Any] = {"prepend_bos": True}
-    if isinstance(config.get("model_name"), str):
+    if isinstance(config.get("model_name"), str) and config["model_name"] != "unknown":
         metadata["model_name"] = config["model_name"]
     for ours, theirs in (("hf_hook_name", "hf_hook_point_in"), ("hf_hook_name_out", "hf_hook_point_out")):
         if isinstance(config.get(theirs), str):
@@ -259,7 +259,7 @@ def write_raw(raw: RawCoder, path: str | Path) -> Path:
             write_safetensors(folder / f"params_layer_{i}.safetensors", _stored(raw, i), dtype=raw.dtype)
     else:
         write_safetensors(folder / FILE_NAME, _stored(raw, None), dtype=raw.dtype)
-    config: dict[str, Any] = {"architecture": "jump_relu", "model_name": raw.metadata.get("model_name")}
+    config: dict[str, Any] = {"architecture": "jump_relu", "model_name": raw.metadata.get("model_name") or "unknown"}
     for ours, theirs in (("hf_hook_name", "hf_hook_point_in"), ("hf_hook_name_out", "hf_hook_point_out")):
         config[theirs] = raw.metadata.get(ours) or raw.metadata.get(ours.removeprefix("hf_"))
     if raw.kind == "sae":
