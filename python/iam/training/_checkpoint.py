@@ -11,11 +11,29 @@ import torch
 
 from iam.core.errors import FormatError
 
-__all__ = ["CHECKPOINT_NAME", "load_checkpoint", "save_checkpoint"]
+__all__ = ["CHECKPOINT_NAME", "load_checkpoint", "save_checkpoint", "write_tensors"]
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _KEY = "iam.training"
 _VERSION = 1
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears complete or not at all, as readable as any other file."""
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)  # safetensors makes it private
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def save_checkpoint(folder: Path, numbers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
@@ -23,19 +41,8 @@ def save_checkpoint(folder: Path, numbers: dict[str, Any], tensors: dict[str, to
 
     Numbers go through JSON, which keeps Python's floats to the last bit.
     """
-    from safetensors.torch import save_file
-
     path = folder / CHECKPOINT_NAME
-    partial = folder / f".{CHECKPOINT_NAME}.{os.getpid()}.part"
-    text = json.dumps({"version": _VERSION, **numbers}, allow_nan=False)
-    try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata={_KEY: text})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_tensors(path, tensors, {_KEY: json.dumps({"version": _VERSION, **numbers}, allow_nan=False)})
     return path
 
 

@@ -21,6 +21,7 @@ import torch
 
 from iam.core.errors import ArgumentError, FormatError, NonFiniteError, ShapeError
 from iam.formats._atomic import write_atomically
+from iam.training._checkpoint import write_tensors
 from iam.training._config import DataSettings
 
 if TYPE_CHECKING:
@@ -354,8 +355,6 @@ def harvest(
     Raises:
         ArgumentError: the folder holds a cache of other rows; the message says in what they differ.
     """
-    from safetensors.torch import save_file
-
     assert settings.cache is not None
     folder = Path(settings.cache)
     sites = list(dict.fromkeys((*settings.sites, *settings.cache_sites)))
@@ -392,9 +391,7 @@ def harvest(
             if held and (held >= settings.shard_rows or finished):
                 name = f"shard-{len(index['shards']):05d}.safetensors"
                 tensors = {site: torch.cat([block[at] for block in blocks]) for at, site in enumerate(index["sites"])}
-                partial = folder / f".{name}.part"
-                save_file(tensors, partial)
-                partial.replace(folder / name)
+                write_tensors(folder / name, tensors)
                 index["shards"].append({"file": name, "rows": held})
                 index["stream"] = stream.state()
                 done, held, blocks = done + held, 0, []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iam.core.errors import ArgumentError
+from iam.core.errors import ArgumentError, MissingDependencyError
 from iam.core.lazy import require
 from iam.formats._atomic import write_atomically
 from iam.training._config import TrainConfig
@@ -67,6 +68,11 @@ def train(
     from iam.training._trainer import Interrupt, Trainer
 
     config = _read(config)
+    if config.logging.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise MissingDependencyError(
+            "train: logging.tensorboard needs the package tensorboard, which is not installed: pip install tensorboard, or set it "
+            "to false; metrics.jsonl holds the same figures"
+        )
     folder = Path(config.checkpoint.folder)
     if (folder / CHECKPOINT_NAME).exists() and not resume:
         raise ArgumentError(

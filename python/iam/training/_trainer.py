@@ -397,9 +397,6 @@ def metrics_files(config: TrainConfig, step: int) -> Iterator[Callable[[Metrics]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
     board: Any = None
     if config.logging.tensorboard:
-        from iam.core.lazy import require
-
-        require("tensorboard", extra="models", purpose="logging.tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step)
