@@ -255,6 +255,7 @@ def check(folder, name, explicit):
     """Load what is there. Returns whether it loaded; anything but FormatError is a finding."""
     from iam.core.errors import FormatError
     from iam.formats import _detect
+    from iam.formats._build import build
     from iam.formats._lazy import LazyTensor
 
     try:
@@ -264,6 +265,7 @@ def check(folder, name, explicit):
                 tensor.rows([0, tensor.shape[0] - 1])
             else:
                 assert np.isfinite(tensor).all() and tensor.dtype == np.float32
+        build(raw)
     except FormatError as error:
         if not 0 < len(str(error)) < 100_000:
             raise RuntimeError(f"a message of {len(str(error))} characters") from error
