@@ -9,7 +9,7 @@ import pytest
 
 import iam
 from iam import ops
-from iam.core.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError, TraceError
+from iam.core.errors import ArgumentError, DtypeError, FormatError, NonFiniteError, ShapeError, TraceError
 from iam.reference import clt
 from iam.vector.clt import ARCHITECTURES, NORMALIZATIONS
 
@@ -310,6 +310,34 @@ def test_not_finite_inputs_are_located(architecture, normalization, container, x
         given = pytest.importorskip("torch").from_numpy(x).requires_grad_()
     with pytest.raises(NonFiniteError, match=r"row 3.*column 2"):
         sae.encode(given)
+
+
+# Files.
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "groupmax"])
+@pytest.mark.parametrize("normalization", PER_ROW)
+def test_saes_round_trip(architecture, normalization, tmp_path, x):
+    sae = make(architecture, normalize_activations=normalization, apply_b_dec_to_input=True)
+    sae.save_model(tmp_path)
+    again = iam.SAE.load_from_disk(tmp_path)
+    assert again.cfg == sae.cfg
+    assert np.array_equal(again(x), sae(x))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu"])
+def test_transcoders_round_trip(architecture, skip, tmp_path, x):
+    coder = make(architecture, iam.Transcoder, skip=skip, d_out=4)
+    coder.save_model(tmp_path)
+    again = iam.Transcoder.load_from_disk(tmp_path)
+    assert np.array_equal(again(x), coder(x)) and (again.W_skip is not None) == skip
+    for other in (iam.SAE, iam.CrossLayerTranscoder):
+        with pytest.raises(FormatError, match=r"got a Transcoder; read it with iam\.Transcoder") as caught:
+            other.load_from_disk(tmp_path)
+        assert caught.value.code == "architecture"
+    with pytest.raises(ArgumentError, match=r"Transcoder\.save_model: unknown dtype"):
+        coder.save_model(tmp_path, dtype="int3")
 
 
 # Attention heads.

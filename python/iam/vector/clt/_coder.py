@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +11,17 @@ import numpy.typing as npt
 
 from iam import ops
 from iam.core.arrays import check_float, check_width, needs_torch
-from iam.core.errors import ArgumentError, ShapeError
+from iam.core.config import suggestion
+from iam.core.errors import ArgumentError, FormatError, ShapeError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch
 from iam.core.sites import Site
-from iam.vector.clt._config import CoderConfig
+from iam.vector.clt._config import STORAGE, CoderConfig
 from iam.vector.clt._encoder import Encoder, Weight, _site, encoder_weights, take_weight
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from iam.core.typing import ArrayT
 
 __all__ = ["Coder"]
@@ -388,3 +392,51 @@ class Coder(Encoder):
         self._fold(changes, normalize_activations="none")
         for name in names:
             self._weights.pop(name, None)
+
+    # Files.
+
+    @classmethod
+    def load_from_disk(cls, path: str | Path) -> Self:
+        """Read a coder of this class in any format that IAM reads; which one is found out from the files.
+
+        Args:
+            path: A folder, or a weight file in it.
+
+        Raises:
+            FormatError: no format or several fit; the files are malformed; they hold a coder of another class.
+        """
+        from iam import formats
+
+        return cls._expect(formats.load(path), path)
+
+    @classmethod
+    def _expect(cls, coder: Any, path: str | Path) -> Self:
+        if not isinstance(coder, cls):
+            kind = type(coder).__name__
+            raise FormatError(
+                f"{path}: expected a {cls.__name__}, got a {kind}; read it with iam.{kind}.load_from_disk or iam.formats.load",
+                code="architecture",
+            )
+        return coder
+
+    def save_model(self, path: str | Path, *, dtype: str | None = None) -> tuple[Path, Path]:
+        """Write a SAELens directory; each file appears complete or not at all. Other formats: :func:`iam.formats.save`.
+
+        Args:
+            path: The directory, made if missing.
+            dtype: Storage: ``float32``, ``float16``, ``bfloat16``; by default ``cfg.dtype``.
+
+        Returns:
+            The paths of weights and config.
+
+        Raises:
+            FormatError: a weight that the storage type cannot hold, or a coder that SAELens has no architecture for.
+            OSError: the directory cannot be written.
+        """
+        from iam.formats import saelens
+
+        if dtype is not None and dtype not in STORAGE:
+            what = f"{type(self).__name__}.save_model"
+            raise ArgumentError(f'{what}: unknown dtype "{dtype}"; {suggestion(str(dtype), STORAGE)}')
+        cfg = self._cfg if dtype is None else replace(self._cfg, dtype=dtype)
+        return saelens.write(self, path, cfg)  # type: ignore[arg-type]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iam import ops
 from iam.core.arrays import check_float, needs_torch, shape_of
-from iam.core.errors import ArgumentError, DtypeError, ShapeError
+from iam.core.errors import ArgumentError, DtypeError, FormatError, ShapeError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, torch_if_loaded
 from iam.core.sites import Site
 from iam.vector.clt._config import CoderConfig
 from iam.vector.clt._encoder import Encoder, Weight, _site, encoder_weights, take_weight
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["CrossLayerTranscoder", "LayerEncoder"]
 
@@ -275,6 +279,24 @@ class CrossLayerTranscoder:
         if self._W_skip is not None:
             lists["W_skip"] = self._W_skip
         return {f"{name}.{i}": array for name, each in lists.items() for i, array in enumerate(each)}
+
+    @classmethod
+    def load_from_disk(cls, path: str | Path) -> Self:
+        """Read a cross-layer transcoder in any format that IAM reads; decoders stay in their files.
+
+        Raises:
+            FormatError: no format or several fit; the files are malformed; they hold another kind of coder.
+        """
+        from iam import formats
+
+        coder = formats.load(path)
+        if not isinstance(coder, cls):
+            kind = type(coder).__name__
+            raise FormatError(
+                f"{path}: expected a {cls.__name__}, got a {kind}; read it with iam.{kind}.load_from_disk",
+                code="architecture",
+            )
+        return coder
 
     def __repr__(self) -> str:
         cfg = self._cfg

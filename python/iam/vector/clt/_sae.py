@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from iam.core.config import suggestion
 from iam.core.errors import ArgumentError
 from iam.vector.clt._coder import Coder
-from iam.vector.clt._config import STORAGE, CoderConfig, SAEConfig
+from iam.vector.clt._config import CoderConfig, SAEConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ARCHITECTURES", "SAE", "SAEConfig"]
 
@@ -63,40 +64,17 @@ class SAE(Coder):
             )
         super().__init__(cfg, W_dec=W_dec, b_dec=b_dec, **weights)
 
-    # Files.
-
     @classmethod
-    def load_from_disk(cls, path: str | Path) -> SAE:
-        """Read a SAELens directory: ``cfg.json`` and ``sae_weights.safetensors``.
+    def load_from_disk(cls, path: str | Path) -> Self:
+        """Read a SAELens directory: ``cfg.json`` and ``sae_weights.safetensors``. Other formats: :func:`iam.formats.load`.
 
         Args:
             path: The directory.
 
         Raises:
-            FormatError: missing, truncated or malformed files, shapes that do not fit the config, an architecture or
-                normalisation that this version does not run. See :mod:`iam.formats.saelens`.
+            FormatError: missing, truncated or malformed files, shapes that do not fit the config, an architecture that this
+                version does not run, a transcoder. See :mod:`iam.formats.saelens`.
         """
         from iam.formats import saelens
 
-        return saelens.read(path)
-
-    def save_model(self, path: str | Path, *, dtype: str | None = None) -> tuple[Path, Path]:
-        """Write a SAELens directory; each file appears complete or not at all.
-
-        Args:
-            path: The directory, made if missing.
-            dtype: Storage: ``float32``, ``float16``, ``bfloat16``; by default ``cfg.dtype``.
-
-        Returns:
-            The paths of weights and config.
-
-        Raises:
-            FormatError: a weight that the storage type cannot hold.
-            OSError: the directory cannot be written.
-        """
-        from iam.formats import saelens
-
-        if dtype is not None and dtype not in STORAGE:
-            raise ArgumentError(f'SAE.save_model: unknown dtype "{dtype}"; {suggestion(str(dtype), STORAGE)}')
-        cfg = self._cfg if dtype is None else replace(self._cfg, dtype=dtype)
-        return saelens.write(self, path, cfg)  # type: ignore[arg-type]
+        return cls._expect(saelens.read(path), path)
