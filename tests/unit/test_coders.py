@@ -784,6 +784,7 @@ def test_cross_layer_refuses_bad_weights_and_features(x):
         ({"apply_b_dec_to_input": True}, "apply_b_dec_to_input"),
         ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm"),
         ({"normalize_activations": "covariance_whitening"}, "covariance_whitening"),
+        ({"reshape_activations": "hook_z"}, "hook_z"),
     ):
         with pytest.raises(ArgumentError, match=f"has no .*{says}"):
             iam.CrossLayerTranscoder(config("topk", **changes), **lists)
@@ -823,5 +824,10 @@ def test_crosscoder(x):
     ):
         with pytest.raises(error, match=says):
             iam.Crosscoder(coder.cfg, **{**given, **change})
+    scaled = crosscoder("standard", normalize_activations="expected_average_only_in")
+    ys = scaled([x, other])
+    scaled.as_sae.fold_activation_norm_scaling_factor()
+    assert scaled.cfg.normalize_activations == "none" and scaled.cfg.d_in == D
+    assert all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(scaled([x, other]), ys, strict=True))
     with pytest.raises(ArgumentError, match="has no architecture matching_pursuit"):
         iam.Crosscoder(config("matching_pursuit"), **given)

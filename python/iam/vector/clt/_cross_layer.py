@@ -163,6 +163,7 @@ class CrossLayerTranscoder:
         for convention, given in (
             ("apply_b_dec_to_input", cfg.apply_b_dec_to_input),
             ("rescale_acts_by_decoder_norm", cfg.rescale_acts_by_decoder_norm),
+            ("reshape_activations hook_z", cfg.reshape_activations == "hook_z"),
             ("architecture matching_pursuit", cfg.architecture == "matching_pursuit"),
             ("normalize_activations covariance_whitening", cfg.normalize_activations == "covariance_whitening"),
         ):

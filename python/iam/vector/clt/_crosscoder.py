@@ -85,7 +85,7 @@ class Crosscoder:
         ):
             if array.shape != shape:
                 raise ShapeError(f"{what}: expected {name} of shape {shape}, got {array.shape}")
-        self._cfg = cfg
+        self._d = cfg.d_in
         wide = n * cfg.d_in
         self._sae = SAE(
             replace(cfg, d_in=wide, d_out=wide),
@@ -97,7 +97,8 @@ class Crosscoder:
 
     @property
     def cfg(self) -> CoderConfig:
-        return self._cfg
+        """The config, with ``d_in`` of one site; what is folded in :attr:`as_sae` is folded here."""
+        return replace(self._sae.cfg, d_in=self._d, d_out=self._d)
 
     @property
     def as_sae(self) -> SAE:
@@ -112,12 +113,12 @@ class Crosscoder:
     @property
     def d_in(self) -> int:
         """Width of the activations of one site."""
-        return self._cfg.d_in
+        return self._d
 
     @property
     def d_sae(self) -> int:
         """Number of features."""
-        return self._cfg.d_sae
+        return self._sae.d_sae
 
     @property
     def W_enc(self) -> Weight:
@@ -150,9 +151,9 @@ class Crosscoder:
         return found | {name: getattr(self, name) for name in ("W_enc", "W_dec", "b_dec")}
 
     def __repr__(self) -> str:
-        cfg = self._cfg
+        cfg = self._sae.cfg
         k = "" if cfg.k is None else f", k={cfg.k}"
-        return f"{type(self).__name__}({cfg.architecture}, {self._n} sites, d_in={cfg.d_in}, d_sae={cfg.d_sae}{k})"
+        return f"{type(self).__name__}({cfg.architecture}, {self._n} sites, d_in={self._d}, d_sae={cfg.d_sae}{k})"
 
     def encode(self, xs: Iterable[Any]) -> SparseFeatures:
         """Features of the activations of all sites together.
