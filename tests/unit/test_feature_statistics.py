@@ -239,6 +239,7 @@ def test_stores(lm, ids, tmp_path):
     paths = found.save_neuronpedia(tmp_path / "np", sae_set="test-set", batch=16, vectors=True)
     assert [p.name for p in paths] == ["batch-0.json", "batch-1.json", "batch-2.json"]
     document = json.loads(paths[j // 16].read_text())
+    assert document["model_id"] == found.model_name != "" and "/" not in found.model_name
     assert document["layer"] == 0 and document["sae_set"] == "test-set"
     feature = next(f for f in document["features"] if f["feature_index"] == j)
     assert len(feature["freq_hist_data_bar_values"]) == len(feature["freq_hist_data_bar_heights"])

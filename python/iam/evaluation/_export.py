@@ -50,7 +50,7 @@ def save_contexts(statistics: FeatureStatistics, folder: str | Path, *, examples
 
 
 def save_neuronpedia(
-    statistics: FeatureStatistics, folder: str | Path, *, sae_set: str, batch: int, vectors: bool
+    statistics: FeatureStatistics, folder: str | Path, *, sae_set: str, model_id: str | None, batch: int, vectors: bool
 ) -> list[Path]:
     """See :meth:`FeatureStatistics.save_neuronpedia`."""
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
@@ -61,7 +61,7 @@ def save_neuronpedia(
     paths = []
     for number, start in enumerate(range(0, len(statistics.counts), batch)):
         document = {
-            "model_id": statistics.model_name,
+            "model_id": model_id or statistics.model_name,
             "layer": Site.parse(statistics.site).layer,
             "sae_set": sae_set,
             "sae_id_suffix": None,

@@ -214,13 +214,14 @@ class FeatureStatistics:
         return save_contexts(self, folder, examples=examples)
 
     def save_neuronpedia(
-        self, folder: str | Path, *, sae_set: str, batch: int = 128, vectors: bool = False
+        self, folder: str | Path, *, sae_set: str, model_id: str | None = None, batch: int = 128, vectors: bool = False
     ) -> list[Path]:
         """Write Neuronpedia's dashboard files ``batch-0.json``, ``batch-1.json``...
 
         Args:
             folder: Made if missing.
             sae_set: Name of the set of coders on Neuronpedia, as ``gemmascope-res-16k``.
+            model_id: The model's name there; by default ``model_name``.
             batch: Features of a file.
             vectors: Include each feature's decoder row.
 
@@ -232,7 +233,7 @@ class FeatureStatistics:
         """
         from iam.evaluation._export import save_neuronpedia
 
-        return save_neuronpedia(self, folder, sae_set=sae_set, batch=batch, vectors=vectors)
+        return save_neuronpedia(self, folder, sae_set=sae_set, model_id=model_id, batch=batch, vectors=vectors)
 
     def __repr__(self) -> str:
         dead = int((self.counts == 0).sum())
@@ -345,7 +346,7 @@ def feature_statistics(
         positions=positions,
         prompts=prompts,
         logits=logit_effects(decoder, model, n=logits) if reaches else None,
-        model_name=model.name,
+        model_name=_model_name(coder, model),
         site=reading.site.hook_name,
         source=source,
         window=(before, after),
@@ -355,6 +356,12 @@ def feature_statistics(
         _sample=uniform,
         _decoder=decoder,
     )
+
+
+def _model_name(coder: Any, model: Any) -> str:
+    """The name that the coder's metadata give the model, else the model's own, without the folder that it was loaded from."""
+    name = getattr(getattr(coder, "cfg", None), "metadata", {}).get("model_name")
+    return str(name or model.name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
 
 
 def _windows(
