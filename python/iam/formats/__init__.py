@@ -7,6 +7,7 @@
 
 from iam.formats._detect import FORMATS, Detected, detect, load, save
 from iam.formats._lazy import LazyTensor
+from iam.formats._pretrained import Release, from_pretrained, releases, resolve
 from iam.formats._raw import RawCoder
 from iam.formats._safetensors import SafetensorsFile, TensorInfo, write_safetensors
 
@@ -15,10 +16,14 @@ __all__ = [
     "Detected",
     "LazyTensor",
     "RawCoder",
+    "Release",
     "SafetensorsFile",
     "TensorInfo",
     "detect",
+    "from_pretrained",
     "load",
+    "releases",
+    "resolve",
     "save",
     "write_safetensors",
 ]
