@@ -495,6 +495,25 @@ static void bindSelections(py::module_ &m) {
       "The k largest pre-activations of each row among given features, sign kept: (values, "
       "indices) [rows, k].");
   m.def(
+      "train_encode_window",
+      [](O x, O wEnc, O bEnc, O bDec, O theta, double eps) {
+        const char *op = "iam.training.encode_window";
+        const Input<float> xs(op, "x", x, 2), w(op, "W_enc", wEnc, 2), t(op, "threshold", theta, 1);
+        const auto be = optional<float>(op, "b_enc", bEnc, 1),
+                   bd = optional<float>(op, "b_dec", bDec, 1);
+        rt::CsrResult out;
+        call(op, [&] {
+          return rt::encodeWindow({xs.mat(), w.mat(), be.vec(), bd.vec()}, t.vec(), eps, out);
+        });
+        const int64_t nnz = out.values.size(), rows1 = out.offsets.size();
+        return py::make_tuple(adopt(std::move(out.values), {nnz}),
+                              adopt(std::move(out.indices), {nnz}),
+                              adopt(std::move(out.offsets), {rows1}));
+      },
+      py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("threshold"),
+      py::arg("bandwidth"),
+      "Pre-activations above threshold - bandwidth / 2 as CSR: what JumpReLU has gradients for.");
+  m.def(
       "train_batch_select",
       [](O values, O indices, int64_t total) {
         const char *op = "iam.training.batch_select";

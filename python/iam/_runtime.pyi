@@ -155,6 +155,9 @@ def train_signum_columns(
 def train_encode_among(
     x: _F32, W_enc: _F32, b_enc: _F32 | None, b_dec: _F32 | None, among: _I32, k: int
 ) -> tuple[_F32, _I32]: ...
+def train_encode_window(
+    x: _F32, W_enc: _F32, b_enc: _F32 | None, b_dec: _F32 | None, threshold: _F32, bandwidth: float
+) -> tuple[_F32, _I32, _I64]: ...
 def train_batch_select(values: _F32, indices: _I32, total: int) -> tuple[_F32, _I32, _I64, bool]: ...
 def train_jumprelu_grad(
     h: _F32,

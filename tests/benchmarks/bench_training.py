@@ -1,6 +1,6 @@
 """One TopK training step: IAM's kernels against SAELens's TopKTrainingSAE and torch, from the same weights.
 
-    python tests/benchmarks/bench_training.py [--rounds 5] [--threads 2] [--small] [--json FILE]
+    python tests/benchmarks/bench_training.py [--rounds 5] [--threads 2] [--dead 8] [--small] [--json FILE]
 
 A step is what SAELens's trainer does: forward, mean squared error, backward, clipping of the gradient's norm to 1, Adam,
 and the count of which features fired. ``rescale_acts_by_decoder_norm`` is off, so that all contenders do the same
@@ -56,12 +56,18 @@ def batches(rows: int, d: int, seed: int = 1) -> Callable[[], Any]:
     return draw
 
 
-def iam_step(w: Weights, k: int, lazy: bool = False) -> Step:
+def dead_features(features: int, share: int) -> Any:
+    """Every `share`-th feature, none for 0."""
+    return np.arange(0, features, share, dtype=np.int32) if share else np.zeros(0, np.int32)
+
+
+def iam_step(w: Weights, k: int, share: int, lazy: bool = False) -> Step:
     from iam import _runtime as rt
 
     d, features = w["W_enc"].shape
     m, v = ({n: np.zeros((features, d) if n == "W_enc" else a.shape, np.float32) for n, a in w.items()} for _ in "mv")
     fired = np.zeros(features, np.int64)
+    dead = dead_features(features, share)
     t = 0
     rates = np.full(1 << 20, LR)
     last = {n: np.zeros(features, np.int64) for n in ("W_enc", "W_dec")} if lazy else None
@@ -71,23 +77,37 @@ def iam_step(w: Weights, k: int, lazy: bool = False) -> Step:
         t += 1
         rows = len(x)
         values, indices = rt.encode_topk(x, w["W_enc"], w["b_enc"], w["b_dec"], k)
-        group = rt.train_group(values, indices, None, features)
-        active = group[0]
+        on = rt.train_group(values, indices, None, features)
         if last is not None and t > 1:
             rt.train_adam_catch_up(
-                w["W_dec"], m["W_dec"], v["W_dec"], last["W_dec"], active, lr=rates[: t - 1], step=t - 1
+                w["W_dec"], m["W_dec"], v["W_dec"], last["W_dec"], on[0], lr=rates[: t - 1], step=t - 1
             )
         upstream = rt.decode(values, indices, None, w["W_dec"], w["b_dec"])
         upstream -= x
         loss = rt.train_sum_squares(upstream) / rows
-        upstream *= np.float32(2 / rows)
-        d_pre = rt.train_grad_values(group, upstream, w["W_dec"], values)
         centred = x - w["b_dec"]
-        sums = rt.train_grad_sums(group, d_pre, rows)
-        b_dec = rt.train_column_sums(upstream) - rt.train_grad_input(w["W_enc"], active, sums)
+        group, weights, b_dec = on, values, np.float32(2 / rows) * rt.train_column_sums(upstream)
+        if len(dead):  # AuxK: its entries are rows of their own in one CSR
+            k_aux = min(d // 2, len(dead))
+            scale = min(len(dead) / (d // 2), 1.0)
+            aux, aux_indices = rt.train_encode_among(x, w["W_enc"], w["b_enc"], w["b_dec"], dead, k_aux)
+            missing = rt.decode(aux, aux_indices, None, w["W_dec"])
+            missing += upstream
+            loss += scale * rt.train_sum_squares(missing) / rows
+            missing *= np.float32(scale)
+            upstream, centred = np.concatenate([upstream, missing]), np.concatenate([centred, centred])
+            weights = np.concatenate([values.ravel(), aux.ravel()])
+            indices = np.concatenate([indices.ravel(), aux_indices.ravel()])
+            offsets = np.concatenate([[0], np.cumsum(np.repeat([k, k_aux], rows))])
+            group = rt.train_group(weights, indices, offsets, features)
+        upstream *= np.float32(2 / rows)
+        active = group[0]
+        d_pre = rt.train_grad_values(group, upstream, w["W_dec"], weights)
+        sums = rt.train_grad_sums(group, d_pre, len(upstream))
+        b_dec -= rt.train_grad_input(w["W_enc"], active, sums)
         b_enc = np.zeros(features, np.float32)
         b_enc[active] = sums
-        dec, enc = (group, values, upstream), (group, d_pre, centred)
+        dec, enc = (group, weights, upstream), (group, d_pre, centred)
         norm = sum(rt.train_sum_squares(g) for g in (dec, enc, b_enc, b_dec)) ** 0.5
         how: dict[str, Any] = {"step": t, "scale": min(1.0, 1.0 / (norm + 1e-6))}
         for name, grad in (("b_enc", b_enc), ("b_dec", b_dec)):
@@ -95,26 +115,33 @@ def iam_step(w: Weights, k: int, lazy: bool = False) -> Step:
         for name, grad, update in (("W_dec", dec, rt.train_adam_rows), ("W_enc", enc, rt.train_adam_columns)):
             more = {"lr": LR} if last is None else {"lr": rates[:t], "last": last[name]}
             update(w[name], m[name], v[name], grad, **how, **more)
-        fired[active] += np.diff(group[1])
+        fired[on[0]] += np.diff(on[1])
         return loss
 
     return step
 
 
-def torch_step(w: Weights, k: int) -> Step:
+def torch_step(w: Weights, k: int, share: int) -> Step:
     """A dense step as one writes it first: topk, scatter, two products, autograd, Adam."""
     import torch
 
     p = {name: torch.nn.Parameter(torch.from_numpy(a.copy())) for name, a in w.items()}
     optimiser = torch.optim.Adam(p.values(), lr=LR)
     fired = torch.zeros(len(w["b_enc"]))
+    dead = torch.from_numpy(dead_features(len(w["b_enc"]), share)).long()
 
     def step(x: Any) -> float:
         xs = torch.from_numpy(x)
         pre = (xs - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
         top = torch.topk(pre, k, sorted=False)
         f = torch.zeros_like(pre).scatter(1, top.indices, torch.relu(top.values))
-        loss = ((f @ p["W_dec"] + p["b_dec"] - xs) ** 2).sum(1).mean()
+        error = f @ p["W_dec"] + p["b_dec"] - xs
+        loss = (error**2).sum(1).mean()
+        if len(dead):
+            half = xs.shape[1] // 2
+            top = torch.topk(pre[:, dead], min(half, len(dead)), sorted=False)
+            aux = torch.zeros_like(pre).scatter(1, dead[top.indices], top.values) @ p["W_dec"]
+            loss = loss + min(len(dead) / half, 1.0) * ((aux + error.detach()) ** 2).sum(1).mean()
         with torch.no_grad():
             fired.add_((f > 0).sum(0))
         loss.backward()
@@ -126,7 +153,7 @@ def torch_step(w: Weights, k: int) -> Step:
     return step
 
 
-def saelens_step(w: Weights, k: int, sparse: bool = False) -> Step:
+def saelens_step(w: Weights, k: int, share: int, sparse: bool = False) -> Step:
     """SAETrainer._train_step without its logging."""
     import torch
     from sae_lens.saes.sae import TrainStepInput
@@ -142,6 +169,7 @@ def saelens_step(w: Weights, k: int, sparse: bool = False) -> Step:
             getattr(sae, name).copy_(torch.from_numpy(a))
     optimiser = torch.optim.Adam(sae.parameters(), lr=LR)
     dead, fired = torch.zeros(features, dtype=torch.bool), torch.zeros(features)
+    dead[torch.from_numpy(dead_features(features, share)).long()] = True
 
     def step(x: Any) -> float:
         sae.train()
@@ -159,15 +187,15 @@ def saelens_step(w: Weights, k: int, sparse: bool = False) -> Step:
     return step
 
 
-def contenders() -> dict[str, Callable[[Weights, int], Step]]:
-    found: dict[str, Callable[[Weights, int], Step]] = {
+def contenders() -> dict[str, Callable[[Weights, int, int], Step]]:
+    found: dict[str, Callable[[Weights, int, int], Step]] = {
         "IAM": iam_step,
-        "IAM lazy": lambda w, k: iam_step(w, k, lazy=True),
+        "IAM lazy": lambda w, k, share: iam_step(w, k, share, lazy=True),
         "torch": torch_step,
     }
     if importlib.util.find_spec("sae_lens"):
         found["SAELens"] = saelens_step
-        found["SAELens sparse"] = lambda w, k: saelens_step(w, k, sparse=True)
+        found["SAELens sparse"] = lambda w, k, share: saelens_step(w, k, share, sparse=True)
     return found
 
 
@@ -191,7 +219,7 @@ def resident(key: str) -> float:
     raise OSError(f"/proc/self/status has no {key}")
 
 
-def memory(name: str, shape: tuple[int, int, int, int], threads: int) -> float:
+def memory(name: str, shape: tuple[int, int, int, int], share: int, threads: int) -> float:
     """Growth of the peak of this process, MB; weights and moments of the contender count, the batch does not."""
     d, features, k, rows = shape
     prepare(threads)
@@ -201,7 +229,7 @@ def memory(name: str, shape: tuple[int, int, int, int], threads: int) -> float:
     before = resident("VmRSS")
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # starts VmHWM again
-    step = contenders()[name](initial(d, features), k)
+    step = contenders()[name](initial(d, features), k, share)
     for _ in range(3):
         step(x)
     return resident("VmHWM") - before
@@ -212,26 +240,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--small", action="store_true", help="96 x 768, for a look at the script itself")
+    parser.add_argument("--dead", type=int, default=0, help="AuxK with every DEAD-th feature dead; 0: none")
     parser.add_argument("--only", nargs="*", help="names of contenders")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     shape = (96, 768, 8, 128) if args.small else (768, 24_576, 32, 2048)
     if args.memory_of:
-        print(memory(args.memory_of, shape, args.threads))
+        print(memory(args.memory_of, shape, args.dead, args.threads))
         return
 
     d, features, k, rows = shape
     names = [n for n in contenders() if not args.only or n in args.only]
     peak = {}
     for name in names:
-        command = [sys.executable, __file__, "--memory-of", name, "--threads", str(args.threads)]
+        command = [
+            sys.executable,
+            __file__,
+            "--memory-of",
+            name,
+            "--threads",
+            str(args.threads),
+            "--dead",
+            str(args.dead),
+        ]
         done = subprocess.run(command + ["--small"] * args.small, capture_output=True, text=True, check=True)
         peak[name] = float(done.stdout.split()[-1])
 
     prepare(args.threads)
     draw = batches(rows, d)
-    steps = {name: contenders()[name](initial(d, features), k) for name in names}
+    steps = {name: contenders()[name](initial(d, features), k, args.dead) for name in names}
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, list[float]] = {name: [] for name in names}

@@ -226,6 +226,42 @@ def test_a_whole_backward_pass_is_autograd(activation):
         np.testing.assert_allclose(grad, want, rtol=0, atol=2e-5 * np.abs(want).max(), err_msg=name)
 
 
+def test_auxk_in_the_same_gradient_is_autograd():
+    """Two losses with codes of their own: one CSR over twice the rows, one group, one gradient."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(27)
+    rows, features, d, k, k_aux = 21, 50, 17, 6, 4
+    x, b_enc = normal(rng, rows, d), normal(rng, features)
+    W_enc, W_dec = normal(rng, d, features), normal(rng, features, d)
+    dead = np.arange(0, features, 5, dtype=np.int32)  # some of them are active too, as after a revival
+    p = {n: torch.tensor(w, dtype=torch.float64, requires_grad=True) for n, w in {"enc": W_enc, "dec": W_dec}.items()}
+    xs = torch.tensor(x, dtype=torch.float64)
+    pre = xs @ p["enc"] + torch.tensor(b_enc, dtype=torch.float64)
+    top = torch.topk(pre, k)
+    error = torch.zeros_like(pre).scatter(1, top.indices, torch.relu(top.values)) @ p["dec"] - xs
+    top = torch.topk(pre[:, dead.tolist()], k_aux)
+    aux = torch.zeros_like(pre).scatter(1, torch.tensor(dead).long()[top.indices], top.values)
+    (error**2).sum().add(0.5 * ((aux @ p["dec"] + error.detach()) ** 2).sum()).backward()
+
+    values, indices = _runtime.encode_topk(x, W_enc, b_enc, None, k)
+    aux_values, aux_indices = _runtime.train_encode_among(x, W_enc, b_enc, None, dead, k_aux)
+    error = _runtime.decode(values, indices, None, W_dec) - x
+    missing = _runtime.decode(aux_values, aux_indices, None, W_dec) + error
+    upstream = np.concatenate([2 * error, missing])  # 2 * 0.5
+    weights = np.concatenate([values.ravel(), aux_values.ravel()])
+    counts = np.repeat([k, k_aux], rows)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    group = _runtime.train_group(weights, np.concatenate([indices.ravel(), aux_indices.ravel()]), offsets, features)
+    d_pre = _runtime.train_grad_values(group, upstream, W_dec, weights)
+    for name, grad in (("dec", (group, weights, upstream)), ("enc", (group, d_pre, np.concatenate([x, x])))):
+        got = np.zeros((features, d))
+        got[group[0]] = _runtime.train_grad_rows(grad)
+        want = p[name].grad.numpy()
+        np.testing.assert_allclose(
+            got, want if name == "dec" else want.T, rtol=0, atol=2e-5 * np.abs(want).max(), err_msg=name
+        )
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sum_of_squares_projection_and_lengths(shape, threads):
     rows, features, d, k = shape
@@ -537,6 +573,43 @@ def test_batch_select_is_the_oracle_when_it_says_exact(total, ties):
         elif candidates == 5:
             assert (np.diff(got[2]) == 5).any()
     assert _runtime.train_batch_select(*_runtime.topk(pre, 5), 10_000)[3] is False
+
+
+@pytest.mark.parametrize("least", [0.0, 0.01, 0.5])
+@pytest.mark.parametrize("bandwidth", [0.05, 0.6])
+def test_encode_window_finds_all_that_has_a_gradient(least, bandwidth, threads):
+    rng = np.random.default_rng(26)
+    x, W_enc = normal(rng, 40, 9), normal(rng, 9, 70) / 3
+    b_enc, b_dec = normal(rng, 70) / 10, normal(rng, 9) / 10
+    threshold = (least + 0.3 * rng.random(70)).astype(np.float32)
+    h, indices, offsets = _runtime.train_encode_window(x, W_enc, b_enc, b_dec, threshold, bandwidth)
+    pre = (x - b_dec).astype(np.float64) @ W_enc + b_enc
+    slack = 1e-5
+    row_of = np.repeat(np.arange(40), np.diff(offsets))
+    np.testing.assert_allclose(h, pre[row_of, indices], rtol=0, atol=slack)
+    found = np.zeros(pre.shape, bool)
+    found[row_of, indices] = True
+    edge = threshold - np.float64(bandwidth) / 2
+    assert found[pre > edge + slack].all()
+    assert not found[pre < edge - slack].any()
+    if least == 0:
+        assert (h < 0).any()  # a window that reaches below zero is seen
+    if least >= bandwidth / 2:
+        want = _runtime.encode_threshold(x, W_enc, b_enc, b_dec, threshold - np.float32(bandwidth / 2))
+        assert all(np.array_equal(a, b) for a, b in zip((h, indices, offsets), want, strict=True))
+
+
+def test_encode_window_checks_thresholds():
+    x, W_enc, threshold = np.ones((1, 2), np.float32), np.ones((2, 3), np.float32), np.zeros(3, np.float32)
+    values, indices, _ = _runtime.train_encode_window(0 * x, W_enc, None, None, threshold, 0.1)
+    assert (
+        indices.tolist() == [0, 1, 2] and (values != 0).all() and (np.abs(values) < 1e-8).all()
+    )  # h = 0 is in the window
+    for bad, bandwidth in ((threshold, 0.0), (threshold - 1, 0.1), (threshold + np.float32(np.nan), 0.1)):
+        with pytest.raises(ArgumentError):
+            _runtime.train_encode_window(x, W_enc, None, None, bad, bandwidth)
+    with pytest.raises(ShapeError):
+        _runtime.train_encode_window(x, W_enc, None, None, threshold[:2], 0.1)
 
 
 @pytest.mark.parametrize("to_input", [False, True])

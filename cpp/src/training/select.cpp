@@ -72,6 +72,44 @@ Status encodeAmong(const Encoder &e, Vec<const int32_t> among, FixedCodesOut cod
   return {};
 }
 
+Status encodeWindow(const Encoder &e, Vec<const float> theta, double eps, CsrResult &codes) {
+  constexpr const char *op = "iam.training.encode_window";
+  IAM_RETURN_IF_ERROR(expectSize(op, "threshold", theta, e.wEnc.cols, "the columns of W_enc"));
+  if (!e.bEnc.empty())
+    IAM_RETURN_IF_ERROR(expectSize(op, "b_enc", e.bEnc, e.wEnc.cols, "the columns of W_enc"));
+  if (!(eps > 0 && std::isfinite(eps)))
+    return Status(Code::kInvalidArgument, std::string(op) + ": expected bandwidth > 0, got " +
+                                              printed(static_cast<float>(eps)));
+  const auto half = static_cast<float>(eps / 2);
+  float least = std::numeric_limits<float>::infinity();
+  for (int64_t f = 0; f < theta.size; ++f) {
+    if (!(theta[f] >= 0))
+      return Status(Code::kInvalidArgument, std::string(op) + ": expected thresholds >= 0, got " +
+                                                printed(theta[f]) + " for feature " +
+                                                std::to_string(f));
+    least = std::min(least, theta[f]);
+  }
+  // A little more than is needed, so that rounding does not lose what the window holds.
+  const float shift =
+      least < half ? 1.001f * (half - least) + std::numeric_limits<float>::min() : 0;
+  Buffer<float> bias, limits;
+  IAM_RETURN_IF_ERROR(bias.resize(theta.size, op));
+  IAM_RETURN_IF_ERROR(limits.resize(theta.size, op));
+  for (int64_t f = 0; f < theta.size; ++f) {
+    bias[f] = (e.bEnc.empty() ? 0.0f : e.bEnc[f]) + shift;
+    const float limit = theta[f] - half;
+    limits[f] = shift == 0 ? limit : std::max(0.0f, limit + shift - 1e-6f * (theta[f] + shift));
+  }
+  IAM_RETURN_IF_ERROR(encodeThreshold({e.x, e.wEnc, bias.vec(), e.bDec}, limits.vec(), codes));
+  if (shift != 0)
+    for (float &h : codes.values) {
+      h -= shift;
+      if (h == 0)
+        h = std::numeric_limits<float>::min();
+    }
+  return {};
+}
+
 Status batchSelect(FixedCodes candidates, int64_t total, CsrResult &codes, bool &exact) {
   constexpr const char *op = "iam.training.batch_select";
   IAM_RETURN_IF_ERROR(expectCodes(op, candidates));

@@ -17,6 +17,18 @@ namespace iam::rt {
 ///           NaN pre-activation.
 IAM_RT_EXPORT Status encodeAmong(const Encoder &e, Vec<const int32_t> among, FixedCodesOut codes);
 
+/// JumpReLU in training: the pre-activations h > theta - eps / 2, those that are active or in the
+/// window of the straight-through gradient, as CSR with ascending features; all other entries have
+/// gradient 0. Where windows reach below zero (theta < eps / 2 for some feature), sums run with a
+/// bias that is larger by the same c for all, and c is subtracted from h: one rounding more, |error|
+/// <= 2 u (|h| + c), c < eps. An h of exactly 0 becomes the smallest normal number, because a code of
+/// value 0 would be padding.
+/// Shapes:   theta [features].
+/// Cost:     as encodeThreshold.
+/// Errors:   as encodeThreshold; kInvalidArgument for eps <= 0 and a threshold that is negative.
+IAM_RT_EXPORT Status encodeWindow(const Encoder &e, Vec<const float> theta, double eps,
+                                  CsrResult &codes);
+
 /// BatchTopK from per-row candidates: keeps the `total` largest positive values of the whole batch
 /// (ties: the lowest row, then the first slot), as CSR with ascending features. `exact` is false
 /// if a row had all its slots kept, so that it may hold more that belong: then encode again with
