@@ -3,7 +3,7 @@
 The synthetic rows: 40 unit directions in 32 dimensions, three of them active in each row with a weight in 1..2, plus a constant.
 Mean max cosine is the mean, over the planted directions, of the cosine to the nearest decoder row. Of 64 random directions in 32
 dimensions the nearest to a given one has a cosine of about 0.4 (measured below, as the floor); a run that learns reaches more than
-0.95 in 400 steps. The bound, 0.9, is far from both.
+0.92 in 300 steps, TopK 0.98. The bound, 0.9, is far from chance.
 """
 
 import json
@@ -32,10 +32,14 @@ BOUND = 0.9
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Matrices this small are slower on several threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
+    from iam import _runtime
+
+    before = torch.get_num_threads(), _runtime.get_num_threads()
     torch.set_num_threads(1)
+    _runtime.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(before[0])
+    _runtime.set_num_threads(before[1])
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +58,13 @@ def mean_max_cosine(directions, decoder):
     return float((directions @ rows.T).max(1).mean())
 
 
-def settings(folder, architecture="topk", *, steps=400, **parts):
+def settings(folder, architecture="topk", *, steps=300, **parts):
     coder = {"architecture": architecture, "d_sae": FEATURES} | parts.pop("coder", {})
     if architecture in ("topk", "batchtopk", "matryoshka"):
         coder = {"k": ACTIVE} | coder
     base = {
         "coder": coder,
-        "schedule": {"steps": steps, "batch": 192, "decay": 150, "coefficient_warm_up": 100},
+        "schedule": {"steps": steps, "batch": 160, "decay": 100, "coefficient_warm_up": 60},
         "optimiser": {"lr": 5e-3},
         "sparsity": {"dead_after": 50},
         "data": {"buffer_rows": 4096},
@@ -69,6 +73,11 @@ def settings(folder, architecture="topk", *, steps=400, **parts):
     for name, values in parts.items():
         base[name] = base[name] | values if isinstance(values, dict) and name in base else values
     return TrainConfig.from_dict(base)
+
+
+def at_the_end(seen, name):
+    """Mean over the last 20 steps, whose learning rate is nearly 0: one batch is a small sample."""
+    return float(np.mean([one[name] for one in seen[-20:]]))
 
 
 STRAIGHT_THROUGH = {"bandwidth": 0.2, "threshold": 0.05}
@@ -97,18 +106,17 @@ def test_random_directions_are_far_below_the_bound(planted):
 def test_planted_features_come_back(planted, tmp_path, run):
     directions, _, x = planted
     architecture, parts = RUNS[run]
-    last = {}
-    sae = train(settings(tmp_path, architecture, **parts), x, callback=last.update)
+    seen = []
+    sae = train(settings(tmp_path, architecture, **parts), x, callback=seen.append)
     assert isinstance(sae, iam.SAE)
     assert mean_max_cosine(directions, sae.W_dec) > BOUND
-    # what was exported does on rows as they are what training measured on scaled rows. The batch has 192 rows, the sample 2,000,
-    # and the last update came after the last measurement: a few per cent
+    # what was exported does on rows as they are what training measured on scaled rows, up to sampling: 3,200 rows and 2,000
     sample = x[:2000]
     fvu = 1 - float(iam.explained_variance(sample, sae(sample)))
-    assert fvu == pytest.approx(last["fvu"], rel=0.35)
+    assert fvu == pytest.approx(at_the_end(seen, "fvu"), rel=0.2)
     assert fvu < 0.15
     active = int((np.asarray(sae.encode(sample).values) > 0).sum())
-    assert active / len(sample) == pytest.approx(last["l0"], rel=0.2)
+    assert active / len(sample) == pytest.approx(at_the_end(seen, "l0"), rel=0.1)
     loaded = iam.SAE.load_from_disk(tmp_path / "coder")
     np.testing.assert_array_equal(loaded.W_enc, sae.W_enc)
     np.testing.assert_array_equal(loaded(sample), sae(sample))
@@ -149,15 +157,16 @@ def test_transcoder_predicts_the_other_rows(planted, tmp_path, architecture):
     skip = architecture in ("topk", "jumprelu")
     _, parts = RUNS[{"jumprelu": "jumprelu-tanh"}.get(architecture, architecture)]
     parts = parts | {"coder": parts.get("coder", {}) | {"skip": skip}}
-    last = {}
-    coder = train(settings(tmp_path, architecture, **parts), (x, y), callback=last.update)
+    seen = []
+    coder = train(settings(tmp_path, architecture, **parts), (x, y), callback=seen.append)
     assert type(coder).__name__ == "Transcoder" and (coder.d_in, coder.d_out) == (WIDTH, 20)
     assert (coder.W_skip is not None) == skip
     error = coder(x[:2000]) - y[:2000]
     fvu = float((error**2).sum() / ((y[:2000] - y[:2000].mean(0)) ** 2).sum())
-    assert fvu == pytest.approx(last["fvu"], rel=0.35)
+    assert fvu == pytest.approx(at_the_end(seen, "fvu"), rel=0.2)
     assert fvu < 0.2
-    assert (tmp_path / "coder" / "cfg.json").exists()
+    loaded = iam.formats.load(tmp_path / "coder")
+    np.testing.assert_allclose(loaded(x[:100]), coder(x[:100]), rtol=1e-5, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- resume
@@ -360,8 +369,8 @@ def test_bar_shows_the_figures():
 def test_iterator_that_ends_ends_the_run(planted, tmp_path, capsys):
     blocks = (planted[2][at : at + 500] for at in range(0, 3000, 500))
     train(settings(tmp_path, steps=1000), blocks)
-    assert load_checkpoint(tmp_path)[0]["step"] == 3000 // 192
-    assert "the data ended after 15 steps" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path)[0]["step"] == 3000 // 160
+    assert "the data ended after 18 steps" in capsys.readouterr().err
 
 
 def test_bad_data_is_explained(planted, tmp_path):
@@ -372,7 +381,7 @@ def test_bad_data_is_explained(planted, tmp_path):
         train(config, "rows.npy")
     with pytest.raises(ArgumentError, match="to yield rows, got none"):
         train(config, iter([]))
-    with pytest.raises(ArgumentError, match=r"buffer_rows: expected at least schedule\.batch=192, got 100"):
+    with pytest.raises(ArgumentError, match=r"buffer_rows: expected at least schedule\.batch=160, got 100"):
         train(settings(tmp_path, data={"buffer_rows": 100}), planted[2])
     with pytest.raises(ArgumentError, match="a skip is for a transcoder"):
         train(settings(tmp_path, coder={"skip": True}), planted[2])
@@ -433,6 +442,12 @@ def test_sae_of_a_model_attaches_where_it_was_trained(tiny, tmp_path):
     assert str(sae.site) == "resid_post.0"
     with tiny[0].attach(sae.site, sae):
         assert torch.isfinite(tiny[0].logits(torch.tensor([[1, 5, 9]]))).all()
+
+
+def test_heads_are_flattened_and_the_coder_says_so(tiny, tmp_path):
+    sae = train(model_settings(tiny, tmp_path, site="hook_z.1", site_out=None), model=tiny[0])
+    assert (sae.cfg.reshape_activations, sae.cfg.metadata["hook_name"]) == ("hook_z", "blocks.1.attn.hook_z")
+    assert "prepend_bos" not in sae.cfg.metadata  # the token file does not say
 
 
 # -------------------------------------------------------------------------------------------------------- command line

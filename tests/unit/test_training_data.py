@@ -199,6 +199,12 @@ def test_interrupted_harvest_goes_on_and_ends_with_the_same_rows(model, tokens, 
     assert torch.equal(rows_until(whole, 220)[0], rows_until(resumed, 220)[0])
 
 
+@pytest.mark.parametrize(("asked", "least", "most"), [(100, 100, 143), (100_000, 220, 220)])
+def test_cache_holds_what_was_asked_for_and_no_row_twice(model, tokens, tmp_path, asked, least, most):
+    stream, _ = make_cache(model, tokens, tmp_path / "cache", cache_rows=asked)
+    assert least <= stream.rows_per_pass <= most  # a forward pass has 44 rows
+
+
 def test_cache_of_other_rows_is_refused(model, tokens, tmp_path):
     make_cache(model, tokens, tmp_path / "cache")
     with pytest.raises(ArgumentError, match="drop_positions was 1, is 2"):

@@ -11,6 +11,15 @@ from iam.training._losses import LOSSES, Terms  # noqa: E402
 ROWS, D_IN, D_OUT, D_SAE = 14, 6, 5, 24
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices this small are slower on several threads, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class JumpReLU(torch.autograd.Function):
     """h [h > theta] with the pseudo-derivative -(theta / eps) rect((h - theta) / eps) for theta."""
 

@@ -265,7 +265,7 @@ class DataSettings(_Part):
         sink_factor: Rows whose norm exceeds the median of their forward pass this many times are dropped; none keeps all.
         cache: Folder for activations on disk, written once and reused by later runs with the same model, text and settings.
         cache_sites: Further sites stored in the same forward passes, for other coders.
-        cache_rows: Rows to store; none stores one pass over the text.
+        cache_rows: Rows to store; none, or more than the text has, stores one pass over it.
         shard_rows: Rows of a file of the cache.
         buffer_rows: Rows held in memory and mixed.
         refill: The buffer is refilled when this share of it was used.

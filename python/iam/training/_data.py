@@ -382,12 +382,12 @@ def harvest(
         stream = ModelStream(loaded, contexts_of(settings, loaded), index["sites"], settings, seed=seed)
         if index["stream"] is not None:
             stream.restore(index["stream"])
-        total = settings.cache_rows or stream.rows_per_pass
+        total = min(settings.cache_rows or stream.rows_per_pass, stream.rows_per_pass)
         done = sum(shard["rows"] for shard in index["shards"])
         blocks: list[list[torch.Tensor]] = []
         held = 0
         while True:
-            finished = done + held >= total if settings.cache_rows else stream.turn >= 1
+            finished = stream.turn >= 1 or done + held >= total  # never more than one pass: rows would repeat
             if held and (held >= settings.shard_rows or finished):
                 name = f"shard-{len(index['shards']):05d}.safetensors"
                 tensors = {site: torch.cat([block[at] for block in blocks]) for at, site in enumerate(index["sites"])}

@@ -67,6 +67,7 @@ def export(
         d_sae=settings.d_sae,
         k=settings.k if architecture == "topk" else None,
         apply_b_dec_to_input=apply_b_dec,
+        reshape_activations="hook_z" if str(metadata.get("hook_name")).endswith("attn.hook_z") else "none",
         dtype=settings.dtype,
         metadata=metadata,
     )

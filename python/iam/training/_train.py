@@ -164,7 +164,8 @@ def _stream(
         raise ArgumentError(
             f"train: expected rows (data=...), or a model, a site and text in the configuration; {missing} is missing"
         )
-    metadata |= {"context_size": settings.context, "prepend_bos": settings.prepend_bos}
+    if settings.text:  # of a file of token ids, nothing is known
+        metadata |= {"context_size": settings.context, "prepend_bos": settings.prepend_bos}
 
     def loaded() -> LanguageModel:
         if model is not None:
