@@ -3,7 +3,7 @@
 Codes are in CSR form: row ``r`` has the entries ``offsets[r] .. offsets[r + 1]``; entry ``e`` belongs to feature ``indices[e]``.
 Encoder and decoder are both ``[features, width]``, so that all that belongs to a feature is one row.
 
-Of the products of a textbook step one stays dense, the encoder's. Where more than one code in 16 is not zero (JumpReLU and
+Of the products of a textbook step one stays dense, the encoder's; for TopK it and the selection are one compiled kernel. Where more than one code in 16 is not zero (JumpReLU and
 ReLU in their first steps) dense products are faster, and these functions use them; the sums are the same.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from iam.core.lazy import native
+from iam.training._config import OptimiserSettings
 
 __all__ = [
     "Codes",
@@ -199,18 +200,17 @@ class Optimiser:
     ``p <- p - lr m_hat / (sqrt(v_hat) + eps)``. Signum (arXiv:1802.04434): ``m <- b m + (1 - b) g``, ``p <- p - lr sign(m)``.
     """
 
-    def __init__(self, weights: dict[str, torch.Tensor], settings: object) -> None:
+    def __init__(self, weights: dict[str, torch.Tensor], settings: OptimiserSettings) -> None:
         self._weights = weights
         self._settings = settings
-        self._name = str(settings.name)  # type: ignore[attr-defined]
+        self._name = settings.name
         self._adam: torch.optim.Adam | None = None
         if self._name == "adam":
-            s = settings
             self._adam = torch.optim.Adam(
                 list(weights.values()),
                 lr=0.0,
-                betas=(s.beta1, s.beta2),  # type: ignore[attr-defined]
-                eps=s.eps,  # type: ignore[attr-defined]
+                betas=(settings.beta1, settings.beta2),
+                eps=settings.eps,
                 fused=True,
             )
             for weight in weights.values():
@@ -225,7 +225,7 @@ class Optimiser:
     def step(self, gradients: dict[str, torch.Tensor], lr: float) -> None:
         """One update in place. `gradients` may be overwritten."""
         if self._adam is None:
-            beta = self._settings.momentum  # type: ignore[attr-defined]
+            beta = self._settings.momentum
             for name, weight in self._weights.items():
                 self._momentum[name].lerp_(gradients[name], 1 - beta)
                 weight.sub_(self._momentum[name].sign(), alpha=lr)
