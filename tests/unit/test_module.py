@@ -239,6 +239,17 @@ def test_encode_decode_and_the_coder_agree(architecture):
         np.testing.assert_array_equal(back.parameters()[name], value)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_feature_of_value_zero_has_a_gradient(dtype):
+    """decode is linear: what a feature that is off would do is its decoder row."""
+    module = to_module(coder("topk"), dtype=dtype)
+    values = torch.tensor([[0.0, 1.0], [2.0, 0.0]], dtype=dtype, requires_grad=True)
+    f = iam.SparseFeatures(values, torch.tensor([[3, 1], [1, 5]]), None, 12)
+    module.decode(f).sum().backward()
+    expected = module.W_dec.detach().sum(1)[torch.tensor([[3, 1], [1, 5]])]
+    torch.testing.assert_close(values.grad, expected)
+
+
 def test_module_manners():
     original = coder("jumprelu")
     module = to_module(original)

@@ -71,6 +71,13 @@ def gather(values: Tensor, indices: Tensor, offsets: Tensor, W: Tensor) -> Tenso
 @_op("scatter", "(Tensor values, Tensor indices, Tensor offsets, Tensor X, int n) -> Tensor")
 def scatter(values: Tensor, indices: Tensor, offsets: Tensor, X: Tensor, n: int) -> Tensor:
     """``[n, d]``: at each feature the sum of the rows of ``X [rows, d]`` where it is active, times the values."""
+    if _in_kernel(values, X):
+        runtime, weights = native(), _numpy(values)
+        group = runtime.train_group(weights, _numpy(indices), _numpy(offsets), n)
+        out = np.zeros((n, X.shape[1]), np.float32)
+        if len(group[0]):
+            out[group[0]] = runtime.train_grad_rows((group, weights, _numpy(X)))
+        return torch.from_numpy(out)
     places = torch.stack([indices.long(), _rows_of(offsets)])
     matrix = torch.sparse_coo_tensor(places, values.to(X.dtype), (n, X.shape[0]), check_invariants=False)
     return torch.sparse.mm(matrix, X)
