@@ -78,6 +78,7 @@ TEST(TrainingGradients, MatchTheDenseProducts) {
     GroupedResult g;
     expectOk(group(codes.view(), features, g));
     Floats dValues(rows, k);
+    std::fill(dValues.at.begin(), dValues.at.end(), 9.0f); // padding must become 0
     expectOk(gradValues(g.view(), upstream.mat(), w.mat(), {dValues.at.data(), rows * k}));
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t j = 0; j < k; ++j) {
@@ -365,6 +366,29 @@ TEST(TrainingSelect, AmongIsTheTopOfThoseFeatures) {
       ASSERT_EQ(codes.indices(r, j), pre[static_cast<std::size_t>(j)].second);
     }
   }
+}
+
+TEST(TrainingSelect, WindowReachesBelowZero) {
+  // Pre-activations are x: -2 .. 2 in steps of 1 / 4; the window is |h - 1 / 4| < 1 / 2.
+  Floats x(17, 1), w(1, 1);
+  for (int64_t r = 0; r < 17; ++r)
+    x(r, 0) = -2 + 0.25f * static_cast<float>(r);
+  w(0, 0) = 1;
+  const float theta[] = {0.25f};
+  CsrResult csr;
+  expectOk(encodeWindow({x.mat(), w.mat(), {}, {}}, {theta, 1}, 1.0, csr));
+  int64_t seen = 0;
+  for (int64_t r = 0; r < 17; ++r) {
+    const bool held = csr.offsets[r + 1] > csr.offsets[r];
+    if (x(r, 0) > -0.25f) // in the window, or above it
+      EXPECT_TRUE(held) << x(r, 0);
+    if (x(r, 0) < -0.25f)
+      EXPECT_FALSE(held) << x(r, 0);
+    if (held)
+      EXPECT_NEAR(csr.values[seen++], x(r, 0), 1e-6);
+  }
+  expectError(encodeWindow({x.mat(), w.mat(), {}, {}}, {theta, 1}, 0.0, csr),
+              Code::kInvalidArgument, "bandwidth > 0");
 }
 
 TEST(TrainingSelect, BatchKeepsTheLargestAndSaysWhenItCannotKnow) {
