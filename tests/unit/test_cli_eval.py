@@ -145,3 +145,25 @@ def test_files_that_are_not_what_they_should_be(model, folder, tmp_path):
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(ArgumentError, match="at least 256 tokens"):
         run(folder, "--model", "m", "--text", tmp_path / "short.txt")
+
+
+def test_beginning_of_text_as_the_coder_was_trained(model, folder, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("abcdefghijklmnop")
+    sae = iam.SAE.load_from_disk(folder)
+    from dataclasses import replace
+
+    cfg = replace(sae.cfg, metadata={"hook_name": "blocks.0.hook_resid_post", "prepend_bos": True})
+    weights = {n: getattr(sae, n) for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    iam.SAE(cfg, **weights).save_model(tmp_path / "bos")
+    arguments = ("--model", "m", "--text", tmp_path / "a.txt", "--context", 5, "--no-losses", "--json", "-")
+    with pytest.raises(ArgumentError, match="pass --no-bos"):
+        run(tmp_path / "bos", *arguments)
+    monkeypatch.setattr(Letters, "bos_token_id", 0, raising=False)
+
+    def counted(*more):
+        return json.loads(run(tmp_path / "bos", *arguments, *more).stdout)["metrics"]["token_stats"]
+
+    name = "total_tokens_eval_sparsity_variance"
+    assert counted()[name] == 4 * 4  # four contexts of a BOS, which is not counted, and four letters
+    assert counted("--count-special-tokens")[name] == 4 * 5
+    assert counted("--no-bos")[name] == 3 * 5

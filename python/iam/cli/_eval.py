@@ -49,6 +49,17 @@ __all__ = ["evaluate"]
     help="First position of a context that counts. [default: what the coder was trained on, else 0]",
 )
 @click.option(
+    "--bos/--no-bos",
+    default=None,
+    help="Whether each context begins with the beginning-of-text token. [default: prepend_bos of the coder's metadata,"
+    " else no]",
+)
+@click.option(
+    "--count-special-tokens",
+    is_flag=True,
+    help="Count and replace at special tokens, too, which are left out otherwise, as in SAELens.",
+)
+@click.option(
     "--no-losses", is_flag=True, help="Leave out cross-entropy and KL divergence, which take most of the time."
 )
 @click.option(
@@ -93,6 +104,8 @@ def evaluate(
     max_contexts: int,
     batch_size: int | None,
     from_position: int | None,
+    bos: bool | None,
+    count_special_tokens: bool,
     no_losses: bool,
     json_path: Path | None,
     picture: Path | None,
@@ -118,11 +131,15 @@ def evaluate(
         import iam
 
         lm = iam.LanguageModel(str(model))
-        ids = _contexts(lm, texts, context, max_contexts)
+        ids = _contexts(lm, texts, context, max_contexts, _first_token(lm, loaded, bos))
         first = _first_position(loaded) if from_position is None else from_position
         size = batch_size or 4
         batches = [ids[i : i + size] for i in range(0, len(ids), size)]
-        how: dict[str, Any] = {"model": lm, "from_position": first}
+        how: dict[str, Any] = {
+            "model": lm,
+            "from_position": first,
+            "exclude_special_tokens": not count_special_tokens,
+        }
         results = _on_text(loaded, _progress("measuring", batches, quiet), site, not no_losses, how)
         statistics = None
         if contexts or neuronpedia is not None:
@@ -183,6 +200,20 @@ def _first_position(coder: Any) -> int:
     return int(span[0] or 0) if isinstance(span, (list, tuple)) and span else 0
 
 
+def _first_token(lm: Any, coder: Any, bos: bool | None) -> list[int]:
+    """The token that each context begins with, or none."""
+    from iam.core.errors import ArgumentError
+
+    if not (bool(coder.cfg.metadata.get("prepend_bos")) if bos is None else bos):
+        return []
+    token = getattr(lm.tokenizer, "bos_token_id", None)
+    if token is None:
+        raise ArgumentError(
+            f"iam eval: expected a tokenizer with a beginning-of-text token, got one without for {lm.name}; pass --no-bos"
+        )
+    return [int(token)]
+
+
 def _on_activations(coder: Any, activations: Path, targets: Path | None, batch_size: int | None) -> Any:
     from iam.evaluation import evaluate as measure
 
@@ -211,7 +242,7 @@ def _on_text(coder: Any, batches: Iterable[Any], site: str | None, losses: bool,
     return [measure(coder, tokens=batches, site=site, losses=losses, **how)]
 
 
-def _contexts(lm: Any, texts: Sequence[Path], context: int, limit: int) -> Any:
+def _contexts(lm: Any, texts: Sequence[Path], context: int, limit: int, first: list[int]) -> Any:
     """Token ids ``[contexts, context]``: documents one after the other, no context over a document's end."""
     import numpy as np
 
@@ -222,8 +253,9 @@ def _contexts(lm: Any, texts: Sequence[Path], context: int, limit: int) -> Any:
         if not document.strip():
             continue
         ids = lm.tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        for start in range(0, len(ids) - context + 1, context):
-            found.append(ids[start : start + context])
+        step = context - len(first)
+        for start in range(0, len(ids) - step + 1, step):
+            found.append(first + ids[start : start + step])
             if len(found) == limit:
                 return np.asarray(found)
     if not found:
