@@ -143,6 +143,17 @@ def test_round_trip_of_small_types(name, dtype, tmp_path):
         assert np.array_equal(as_float32(again.tensors[tensor]), stored), tensor
 
 
+@pytest.mark.parametrize("case", ROUND_TRIPS, ids=label)
+def test_any_weight_file_stands_for_its_coder(case, tmp_path):
+    name, raw = case
+    if name == "dictionary_learning":
+        pytest.importorskip("torch")
+    _detect.save_raw(raw, tmp_path, format=name)
+    for file in tmp_path.rglob("*"):
+        if file.suffix in (".safetensors", ".npz", ".pt") and not file.name.startswith("W_dec"):
+            same(raw, _detect.load_raw(file))
+
+
 def test_every_format_has_a_round_trip():
     assert {name for name, _ in ROUND_TRIPS} | {"llama_scope"} == set(FORMATS)
 

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from iam.cli import _inspect
 from iam.core.errors import FormatError, MissingDependencyError
 from iam.formats import SafetensorsFile, _detect, detect, write_safetensors
 from iam.formats import _yaml as yaml_files
@@ -107,6 +108,9 @@ def test_a_cross_layer_transcoder_of_160_gb_opens_at_once(tmp_path):
     assert raw.tensors["W_dec.3"].rows([5, 98_303]).shape == (2, 23, d)
     assert raw.tensors["W_enc.3"].T.rows([5]).shape == (1, d)
     assert seconds < 1.0
+    seen = _inspect.inspect_path(tmp_path)
+    assert seen.facts["layers"] == layers and seen.total_bytes > 160e9 and len(seen.tensors) == 5 * layers
+    assert any("norms are not listed" in note for note in seen.notes)
 
 
 # Archives.

@@ -24,7 +24,7 @@ class Detected:
         format: A key of :data:`FORMATS`.
         path: What to give to the format's ``read``: the folder, or one file of it.
         why: What was seen that says so.
-        details: ``kind``, ``layers`` and the like, where they can be told from names alone.
+        details: ``files``, how many weight files there are; ``tensors``, names and shapes of the first of them.
     """
 
     format: str
@@ -120,7 +120,11 @@ def detect(path: str | Path) -> Detected:
             fits[name] = verdict
     if len(fits) == 1 and not against:
         name, (why, details) = next(iter(fits.items()))
-        whole = name in ("saelens", "sparsify", "dictionary_learning", "llama_scope") or only is None
+        # of these three a file is a coder by itself; in the others, and in cross-layer transcoders, it is part of a folder
+        alone = name in ("circuit_tracer", "gemma_scope", "gemma_scope_2") and not (only or "").startswith(
+            "params_layer_"
+        )
+        whole = only is None or not alone
         return Detected(name, folder if whole else path, why, details)
     raise FormatError(_explain(path, names, fits, against), code="format")
 
