@@ -502,3 +502,54 @@ def test_a_normalised_coder_keeps_its_statistics_in_the_cache(lm):
     decoded = normed.decode(cache[at + "acts_post"])
     torch.testing.assert_close(decoded[mask == 1], cache[at + "recons"][mask == 1], rtol=1e-5, atol=1e-5)
     assert at + "acts_pre" not in cache
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_transcoder_finds_both_sites_in_its_metadata(lm, ids, skip):
+    rng = np.random.default_rng(1)
+    cfg = iam.CoderConfig(
+        architecture="topk",
+        d_in=WIDTH,
+        d_sae=64,
+        k=6,
+        metadata={"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"},
+    )
+    transcoder = iam.Transcoder(
+        cfg,
+        W_enc=rng.standard_normal((WIDTH, 64)) / 6,
+        b_enc=np.zeros(64),
+        W_dec=rng.standard_normal((64, WIDTH)) / 8,
+        b_dec=rng.standard_normal(WIDTH),
+        W_skip=rng.standard_normal((WIDTH, WIDTH)) / 6 if skip else None,
+    )
+    x = lm.capture(ids, "mlp_in.1")[Site(1, "mlp_in")]
+    clean = lm.logits(ids)
+    for how in ({}, {"edit": lambda f: f}):  # called whole, and in parts
+        with lm.with_coders(transcoder, **how):
+            found = lm.capture(ids, "mlp_out.1")[Site(1, "mlp_out")]
+        torch.testing.assert_close(found, transcoder(x), rtol=1e-5, atol=1e-5)
+    lm.add_sae(transcoder, use_error_term=True)
+    assert torch.equal(lm.logits(ids), clean) and list(lm.acts_to_saes) == ["blocks.1.mlp.hook_in"]
+    lm.reset_saes()
+
+
+def test_heads_come_flattened(lm, ids):
+    width = lm.width("hook_z.1")
+    rng = np.random.default_rng(1)
+    cfg = iam.SAEConfig(
+        architecture="standard",
+        d_in=width,
+        d_sae=24,
+        reshape_activations="hook_z",
+        metadata={"hook_name": "blocks.1.attn.hook_z"},
+    )
+    sae = iam.SAE(
+        cfg,
+        W_enc=rng.standard_normal((width, 24)),
+        b_enc=np.zeros(24),
+        W_dec=rng.standard_normal((24, width)),
+        b_dec=np.zeros(width),
+    )
+    z = lm.capture(ids, "hook_z.1")[Site(1, "hook_z")]
+    with lm.with_coders(sae):
+        torch.testing.assert_close(lm.capture(ids, "hook_z.1")[Site(1, "hook_z")], sae(z), rtol=1e-5, atol=1e-5)
