@@ -81,6 +81,7 @@ def _examples(*lines: str) -> str:
         "iam demo                          see what IAM does, on a real language model",
         'iam analyze --model gpt2 --sae ./my-sae --site resid_post.6 "Once upon a time"',
         "iam inspect ./my-sae              what is in a weight directory",
+        "iam train configs/sae_topk.yaml   train a coder",
         "iam doctor                        is everything installed",
     )
     + "\n\n\b\nExit codes: 0 done, 1 unexpected failure, 2 usage or bad input, 130 Ctrl-C.",
