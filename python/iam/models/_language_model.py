@@ -393,6 +393,12 @@ class LanguageModel(CoderMethods):
                         f"width {width}; use a coder that was trained on this model and site",
                         code="width",
                     )
+            written = getattr(coder, "site_out", None)
+            if isinstance(written, Site) and written != getattr(coder, "site", None) and not allow_other_site:
+                raise SiteError(
+                    f"LanguageModel.attach: the {what} reads {getattr(coder, 'site', None)} and writes {written}; attached to one "
+                    "site, it would overwrite what it reads. Use with_coders, which places it at both"
+                )
             trained = getattr(coder, "site", None)
             if isinstance(trained, Site) and trained != site and not allow_other_site:
                 raise SiteError(

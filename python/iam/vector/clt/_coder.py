@@ -410,6 +410,38 @@ class Coder(Encoder):
         return cls._expect(formats.load(path), path)
 
     @classmethod
+    def from_pretrained(cls, release: str, sae_id: str | None = None, **options: Any) -> Self:
+        """A coder of this class from the hub, or from its cache, by the names that SAELens users know.
+
+        Args:
+            release: A release (:func:`iam.formats.releases` lists them), or a hub repository ``owner/name``.
+            sae_id: The coder in the release; the folder or file in a repository.
+            options: As :func:`iam.formats.from_pretrained` takes them.
+
+        Raises:
+            ArgumentError: an unknown release or sae_id.
+            FormatError: not fetched, malformed, or a coder of another class.
+            MissingDependencyError: huggingface_hub is not installed.
+        """
+        from iam import formats
+
+        return cls._expect(formats.from_pretrained(release, sae_id, **options), release)
+
+    def to_module(self, *, dtype: Any = None, device: Any = None) -> Any:
+        """The coder as a ``torch.nn.Module`` with a copy of its weights as parameters; see docs/evaluation.md.
+
+        Args:
+            dtype: Of the parameters; by default float32.
+            device: Where they are; by default the CPU.
+
+        Raises:
+            ArgumentError: a coder that no module does (normalised input, decoder-norm rescaling, matching pursuit).
+        """
+        from iam.vector.clt._module import to_module
+
+        return to_module(self, dtype=dtype, device=device)
+
+    @classmethod
     def _expect(cls, coder: Any, path: str | Path) -> Self:
         if not isinstance(coder, cls):
             kind = type(coder).__name__
