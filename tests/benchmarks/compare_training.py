@@ -1,0 +1,165 @@
+"""Whole training runs of SAELens and IAM on the same activations, from the same weights, batch by batch.
+
+    python scripts/train_demo_sae.py harvest --text build/demo-sae/text.jsonl --work build/demo-sae
+    .venv-bench/bin/python tests/benchmarks/compare_training.py build/demo-sae [--steps 2000] [--batch 1024] [--json FILE]
+
+Reads ``train-rows.npy`` and ``heldout-rows.npy`` of the folder (``[contexts, positions, d_in]``). Rows are scaled to a mean norm of
+√d_in; attention sinks (norm above ten times the median) are left out. TopK with AuxK, Adam, constant learning rate, no
+decoder-norm rescaling: what both trainers have. Prints the explained variance on held-out rows and the time of each run; the
+runs take turns of 50 steps, so that what else the machine does hits both alike.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+D_SAE, K, LR, DEAD_AFTER = 4608, 32, 1e-3, 100
+TURN = 50
+
+
+def rows_of(path: pathlib.Path) -> torch.Tensor:
+    stored = np.load(path, mmap_mode="r")
+    rows = torch.from_numpy(np.array(stored)).reshape(-1, stored.shape[-1])
+    norms = torch.cat([block.float().norm(dim=1) for block in rows.split(65_536)])
+    return rows[norms < 10 * norms.median()]
+
+
+def explained_variance(x: torch.Tensor, reconstruct: Any) -> float:
+    error = sum(float((reconstruct(block) - block).double().square().sum()) for block in x.split(2048))
+    return 1 - error / float((x.double() - x.double().mean(0)).square().sum())
+
+
+def saelens(d_in: int, batch: int) -> tuple[Any, Any]:
+    """The coder and a function that does one step and returns its loss."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(0)
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=D_SAE, k=K, rescale_acts_by_decoder_norm=False))
+    config = SAETrainerConfig(
+        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=batch * 10**6,
+        device="cpu", autocast=False, lr=LR, lr_end=LR, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9,
+        adam_beta2=0.999, lr_decay_steps=0, n_restart_cycles=1, train_batch_size_samples=batch,
+        dead_feature_window=DEAD_AFTER, feature_sampling_window=10**9, logger=LoggingConfig(log_to_wandb=False),
+    )  # fmt: skip
+    trainer = SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
+    return sae, lambda x: float(trainer._train_step(sae=sae, sae_in=x).loss.detach())
+
+
+class Given:
+    """A batch at a time, in place of the trainer's buffer."""
+
+    def __init__(self) -> None:
+        self.now: torch.Tensor | None = None
+
+    def next(self) -> list[torch.Tensor]:
+        assert self.now is not None
+        return [self.now.clone()]
+
+
+def iam_trainer(sae: Any, steps: int, batch: int, folder: str) -> tuple[Any, Any]:
+    """The weights and a function that does one step, from the weights of SAELens's coder."""
+    from iam.training import TrainConfig
+    from iam.training._steps import Optimiser
+    from iam.training._trainer import Trainer
+
+    config = TrainConfig.from_dict(
+        {
+            "coder": {
+                "architecture": "topk",
+                "d_sae": D_SAE,
+                "k": K,
+                "normalize_activations": "none",
+                "normalize_decoder": False,
+            },
+            "schedule": {"steps": steps, "batch": batch},
+            "optimiser": {"lr": LR},
+            "sparsity": {"dead_after": DEAD_AFTER, "coefficient": 1.0, "aux_coefficient": 1.0},
+            "checkpoint": {"folder": folder},
+        }
+    )
+    given = Given()
+    trainer = Trainer(config, given, transcoder=False)
+    trainer.apply_b_dec = sae.cfg.apply_b_dec_to_input
+    names = {"W_enc": "encoder", "W_dec": "decoder"}
+    trainer.weights = {names.get(name, name): value.detach().clone() for name, value in sae.named_parameters()}
+    trainer.weights["encoder"] = trainer.weights["encoder"].T.contiguous()
+    trainer.optimiser = Optimiser(trainer.weights, config.optimiser)
+
+    def step(x: torch.Tensor) -> float:
+        given.now = x
+        return float(trainer.advance()["loss"])
+
+    return trainer.weights, step
+
+
+def decode(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    pre = torch.addmm(weights["b_enc"], x - weights["b_dec"], weights["encoder"].T)
+    values, indices = pre.topk(K, dim=1)
+    mixed = torch.nn.functional.embedding_bag(
+        indices, weights["decoder"], per_sample_weights=values.relu_(), mode="sum"
+    )
+    return mixed + weights["b_dec"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=pathlib.Path, help="of the harvested activations")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of each run (default 2000)")
+    parser.add_argument("--batch", type=int, default=1024, help="rows of a step (default 1024)")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the numbers there, too")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+
+    rows, held_out = rows_of(args.folder / "train-rows.npy"), rows_of(args.folder / "heldout-rows.npy")
+    generator = torch.Generator().manual_seed(0)
+    sample = rows[torch.randperm(len(rows), generator=generator)[:20_000]].float()
+    scale = math.sqrt(rows.shape[1]) / float(sample.norm(dim=1).mean())
+    held_out = held_out[torch.randperm(len(held_out), generator=generator)[:8192]].float() * scale
+
+    sae, their_step = saelens(rows.shape[1], args.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        weights, our_step = iam_trainer(sae, args.steps, args.batch, folder)
+    order = torch.randperm(len(rows), generator=generator)
+    spent = {"SAELens": 0.0, "IAM": 0.0}
+    losses: dict[str, list[float]] = {"SAELens": [], "IAM": []}
+    curve = []
+    for first in range(0, args.steps, TURN):
+        last = min(args.steps, first + TURN)
+        batches = []
+        for step in range(first, last):
+            at = step * args.batch % (len(rows) - args.batch)
+            batches.append(rows[order[at : at + args.batch]].float() * scale)
+        for name, one in (("SAELens", their_step), ("IAM", our_step)):
+            start = time.perf_counter()
+            with torch.set_grad_enabled(name == "SAELens"):
+                losses[name] += [one(x) for x in batches]
+            spent[name] += time.perf_counter() - start
+        if last % 500 == 0 or last == args.steps:
+            with torch.no_grad():
+                found = {
+                    "SAELens": explained_variance(held_out, sae),
+                    "IAM": explained_variance(held_out, lambda x: decode(weights, x)),
+                }
+            curve.append({"step": last, **found, "seconds": dict(spent)})
+            print(
+                f"step {last:5d}: explained variance, held out: SAELens {found['SAELens']:.4f}, IAM {found['IAM']:.4f}; "
+                f"loss {losses['SAELens'][-1]:.4f}, {losses['IAM'][-1]:.4f}; "
+                f"time {spent['SAELens']:.0f} s, {spent['IAM']:.0f} s: {spent['SAELens'] / spent['IAM']:.1f}x",
+                flush=True,
+            )
+    if args.json is not None:
+        args.json.write_text(json.dumps({"arguments": vars(args), "curve": curve, "loss": losses}, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
