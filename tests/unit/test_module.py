@@ -16,12 +16,7 @@ ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", "abstopk", "groupmax")
 FUSED = ("standard", "topk", "jumprelu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def coder(architecture, *, transcoder=False, seed=0, d_sae=12, bias=True):

@@ -24,12 +24,7 @@ from iam.training._data import (  # noqa: E402
 WIDTH, CONTEXT, VOCABULARY = 16, 12, 41
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Words:

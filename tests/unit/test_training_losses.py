@@ -11,13 +11,7 @@ from iam.training._losses import LOSSES, Terms  # noqa: E402
 ROWS, D_IN, D_OUT, D_SAE = 14, 6, 5, 24
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small are slower on several threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class JumpReLU(torch.autograd.Function):

@@ -6,21 +6,8 @@ when the command runs, torch and transformers only in the commands that run a mo
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-__all__ = ["demo_files", "main"]
-
-
-def demo_files() -> tuple[Path, Path]:
-    """Where the demo's model (a GGUF file) and coder (a folder) are, for scripts that start from them.
-
-    Raises:
-        MissingDependencyError: the package with the model is not installed.
-        FormatError: this installation of IAM lacks the coder.
-    """
-    from iam.cli import _demo
-
-    return _demo.demo_files()
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

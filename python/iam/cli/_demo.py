@@ -34,16 +34,6 @@ def demo_config(prompt: str | None) -> dict[str, Any]:
     }
 
 
-def demo_files() -> tuple[Path, Path]:
-    """The demo's model (a GGUF file) and coder (a folder).
-
-    Raises:
-        MissingDependencyError: the package with the model is not installed.
-        FormatError: this installation of IAM lacks the coder.
-    """
-    return model_file(), coder_folder()
-
-
 def model_file() -> Path:
     """The model's weights inside its package; none of the package's code runs."""
     spec = importlib.util.find_spec(MODEL_PACKAGE)

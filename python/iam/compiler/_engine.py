@@ -113,7 +113,6 @@ def context() -> Any:
 
 def _place(location: Any, source: str | None, filename: str) -> tuple[str, list[str]]:
     """A location as ``file:line:column`` and the text it points at, with a caret."""
-    mlir = ir()
     frames = []
     while True:
         if location.is_a_name():
@@ -125,7 +124,6 @@ def _place(location: Any, source: str | None, filename: str) -> tuple[str, list[
             location = location.callee
         else:
             break
-    del mlir
     if not location.is_a_file():
         return "", []
     file, line, column = location.filename, location.start_line, location.start_col
