@@ -112,7 +112,7 @@ TEST(TrainingGradients, MatchTheDenseProducts) {
         squares += static_cast<double>(out(a, c)) * out(a, c);
       }
     }
-    expectOk(sumSquares(factored(g, codes, upstream), got));
+    expectOk(sumSquares(factored(g, codes, upstream), {}, got));
     EXPECT_EQ(got, squares);
     expectOk(sumSquares(Vec<const float>(out.at.data(), active * d), got));
     EXPECT_EQ(got, squares);
@@ -283,7 +283,17 @@ TEST(TrainingRows, ProjectionIsOrthogonalAndLengthsAreOne) {
   std::vector<int32_t> all(50);
   for (std::size_t f = 0; f < 50; ++f)
     all[f] = static_cast<int32_t>(f);
+  SparseGradient held;
+  held.features = {all.data(), 50};
+  held.rows = g.mat();
+  double ahead = -1, squares = -1;
+  expectOk(sumSquares(held, w.mat(), ahead));
+  EXPECT_TRUE(g == before);
   expectOk(projectRows(g.mat(), {all.data(), 50}, w.mat()));
+  expectOk(sumSquares(held, {}, squares));
+  EXPECT_EQ(ahead, squares);
+  expectError(sumSquares(held, before.mat().block(0, 50, 36), ahead), Code::kShapeMismatch,
+              "project of shape");
   expectOk(normalizeRows(w.mat(), {}, true));
   for (int64_t f = 0; f < 50; ++f) {
     double along = 0, length = 0;
@@ -314,7 +324,7 @@ TEST(TrainingSteps, DoNotDependOnThreads) {
       FeatureWeights view = w->view();
       view.project = view.normalize = true;
       expectOk(adamFeatures(view, factored(g, codes, basis), adam));
-      expectOk(sumSquares(factored(g, codes, basis), *squares));
+      expectOk(sumSquares(factored(g, codes, basis), {}, *squares));
     });
   EXPECT_TRUE(one == many);
   EXPECT_EQ(squares1, squares4);

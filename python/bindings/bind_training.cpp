@@ -299,19 +299,27 @@ static void bindGradients(py::module_ &m) {
       "W_enc[:, features] @ weights: [d].");
   m.def(
       "train_sum_squares",
-      [](O grad) {
+      [](O grad, O project) {
         const char *op = "iam.training.sum_squares";
         double out = 0;
         if (py::isinstance<py::tuple>(grad)) {
           const Gradient g(op, grad);
-          call(op, [&] { return rt::sumSquares(g.view(), out); });
+          const auto along = optional<float>(op, "project", project, 2);
+          call(op, [&] { return rt::sumSquares(g.view(), along.mat(), out); });
         } else {
+          if (!project.is_none())
+            raise(rt::Code::kInvalidArgument,
+                  where(op, "project") + "only with a sparse gradient, (features, rows) or (group, "
+                                         "weights, basis)");
           const Flat g(op, "grad", grad);
           call(op, [&] { return rt::sumSquares(g.vec(), out); });
         }
         return out;
       },
-      py::arg("grad"), "Sum of squares of an array or of a sparse gradient, in float64.");
+      py::arg("grad"), py::arg("project") = py::none(),
+      "Sum of squares of an array or of a sparse gradient, in float64; with `project` [features, "
+      "d] "
+      "of the gradient's rows without their parts along its rows.");
   m.def(
       "train_project_rows",
       [](O rows, O features, O wDec) {

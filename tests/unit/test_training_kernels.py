@@ -281,6 +281,12 @@ def test_sum_of_squares_projection_and_lengths(shape, threads):
     np.testing.assert_allclose(projected, oracle, rtol=0, atol=3e-6 * max(1, np.abs(held).max(initial=0)))
     zero = ~W_dec[group[0]].any(1)
     assert np.array_equal(projected[zero], held[zero])
+    for grad in ((group[0], held), (group, values, upstream)):  # the same rows, squared
+        assert _runtime.train_sum_squares(grad, W_dec) == _runtime.train_sum_squares((group[0], projected))
+    with pytest.raises(ShapeError, match=r"expected project of shape \[features, "):
+        _runtime.train_sum_squares((group, values, upstream), normal(rng, features, d + 1))
+    with pytest.raises(ArgumentError, match="expected project only with a sparse gradient"):
+        _runtime.train_sum_squares(held, W_dec)
 
     np.testing.assert_allclose(
         _runtime.train_row_norms(W_dec), np.linalg.norm(W_dec.astype(np.float64), axis=1), rtol=1e-7

@@ -55,6 +55,15 @@ inline void project(const kernels::Table &table, const float *w, float *g, int64
     table.axpy(static_cast<float>(-static_cast<double>(table.dot(g, w, d)) / length2), w, g, d);
 }
 
+/// Row g without its part along w, in scratch [d], where g may already be.
+inline const float *projected(const kernels::Table &table, const float *w, const float *g,
+                              float *scratch, int64_t d) {
+  if (g != scratch)
+    std::copy_n(g, d, scratch);
+  project(table, w, scratch, d);
+  return scratch;
+}
+
 /// w /= |w|
 inline void normalize(const kernels::Table &table, float *w, int64_t d) {
   const double length2 = table.sumSquares(w, d);

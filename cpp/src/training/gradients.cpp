@@ -219,11 +219,16 @@ Status gradInput(Mat<const float> w, Vec<const int32_t> features, Vec<const floa
   });
 }
 
-Status sumSquares(const SparseGradient &g, double &out) {
+Status sumSquares(const SparseGradient &g, Mat<const float> along, double &out) {
   constexpr const char *op = "iam.training.sum_squares";
   out = 0;
   const int64_t d = g.factored ? g.basis.cols : g.rows.cols, active = g.features.size;
-  IAM_RETURN_IF_ERROR(checkGradient(op, g, std::numeric_limits<int32_t>::max(), d));
+  const bool project = along.data != nullptr;
+  if (project && along.cols != d)
+    return shapeError(op, "expected project of shape [features, " + std::to_string(d) + "], got " +
+                              shapeOf(along));
+  IAM_RETURN_IF_ERROR(
+      checkGradient(op, g, project ? along.rows : std::numeric_limits<int32_t>::max(), d));
   const Table *table = nullptr;
   IAM_RETURN_IF_ERROR(kernels::get(table));
   Buffer<double> sums;
@@ -232,9 +237,14 @@ Status sumSquares(const SparseGradient &g, double &out) {
   IAM_RETURN_IF_ERROR(scratch.resize(d * numThreads(), op));
   IAM_RETURN_IF_ERROR(
       parallelFor(op, divideUp(active, kFeaturePart), [&](int64_t part, int worker) {
-        for (int64_t a = part * kFeaturePart; a < std::min(active, (part + 1) * kFeaturePart); ++a)
-          sums[a] =
-              table->sumSquares(training::rowOf(*table, g, a, scratch.data() + d * worker), d);
+        float *own = scratch.data() + d * worker;
+        for (int64_t a = part * kFeaturePart; a < std::min(active, (part + 1) * kFeaturePart);
+             ++a) {
+          const float *row = training::rowOf(*table, g, a, own);
+          if (project)
+            row = training::projected(*table, along.row(g.features[a]), row, own, d);
+          sums[a] = table->sumSquares(row, d);
+        }
       }));
   for (const double s : sums)
     out += s;

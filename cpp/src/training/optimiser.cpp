@@ -225,12 +225,8 @@ Status eachGradient(const char *op, const Table &table, const FeatureWeights &w,
     if (a >= 0) {
       float *own = scratch.data() + d * worker;
       row = training::rowOf(table, g, a, own);
-      if (w.project) {
-        if (row != own)
-          std::copy_n(row, d, own);
-        training::project(table, p, own, d);
-        row = own;
-      }
+      if (w.project)
+        row = training::projected(table, p, row, own, d);
     }
     update(f, p, row);
   });

@@ -109,9 +109,10 @@ IAM_RT_EXPORT Status gradInput(Mat<const float> w, Vec<const int32_t> features,
                                Vec<const float> weights, Vec<float> out);
 
 /// out = sum of squares of all rows of g (of the rows if held, of the factors' product if not), in
-/// float64, in an order that depends on the shape alone.
-/// Errors:   as checkGradient.
-IAM_RT_EXPORT Status sumSquares(const SparseGradient &g, double &out);
+/// float64, in an order that depends on the shape alone. With `along` [features, d] not empty: of the
+/// rows without their part along its rows, what projectRows would leave.
+/// Errors:   as checkGradient; kShapeMismatch for along.
+IAM_RT_EXPORT Status sumSquares(const SparseGradient &g, Mat<const float> along, double &out);
 IAM_RT_EXPORT Status sumSquares(Vec<const float> g, double &out);
 
 /// rows[a] -= (<rows[a], w[f]> / <w[f], w[f]>) w[f] with f = features[a]: takes out the part of a
