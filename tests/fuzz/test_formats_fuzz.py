@@ -55,7 +55,7 @@ NUMBERS = [
     2**200,
 ]
 VALUES = [*NUMBERS, None, True, False, 0.5, -1.5, 1e308, "", "topk", "F32", "BF16", [], [1], {}, {"a": 1}, "x" * 300]
-DTYPES = ["F32", "F16", "BF16", "F64", "I32", "I64", "U8", "BOOL", "C64", "F8_E4M3", "F33"]
+DTYPES = ["F32", "F16", "BF16", "F64", "I32", "I64", "I8", "U8", "BOOL", "C64", "F8_E4M3", "F33"]
 
 
 # The files that are damaged.
@@ -75,7 +75,7 @@ def records():
             "d_sae": F,
             **more,
         }
-        values.setdefault("n_layers", LAYERS if kind == "cross_layer" else 1)
+        values.setdefault("n_layers", LAYERS if kind in ("cross_layer", "crosscoder") else 1)
         if architecture == "topk":
             values["k"] = 4
         sizes = type("Sizes", (), {"normalize_activations": "none", **values})
@@ -99,6 +99,12 @@ def records():
         "circuit_tracer_clt": [make("cross_layer", "jumprelu", dtype="bfloat16")],
         "sparsify": [make("sae", "topk", apply_b_dec_to_input=True), make("transcoder", "topk", skip=True)],
         "dictionary_learning": [make("sae", "gated", apply_b_dec_to_input=True), make("sae", "jumprelu")],
+        "iam": [
+            make("sae", "topk", dtype="int8"),
+            make("cross_layer", "gated", skip=True, dtype="int8"),
+            make("transcoder", "jumprelu", skip=True, dtype="bfloat16"),
+            make("crosscoder", "standard", dtype="float16", apply_b_dec_to_input=True),
+        ],
         "llama_scope": [make("sae", "jumprelu", normalize_activations="expected_average_only_in", norm_scale=0.5)],
     }
 
@@ -357,7 +363,7 @@ def test_damaged_files_of_every_format():
     assert summary["findings"] == 0, "\n".join(
         f"{line['format']} {line['case']} ({line['way']} of {line['file']}): {line['error']}" for line in lines[:-1][:5]
     )
-    assert summary["cases"] >= 2000 and len(summary["formats"]) == 8
+    assert summary["cases"] >= 2000 and len(summary["formats"]) == 9
     # damage that is noticed, and damage that hits only a value of a weight: the cases reach both ends
     assert 0.05 < summary["loaded"] / summary["cases"] < 0.8, summary
 

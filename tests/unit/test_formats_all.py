@@ -25,12 +25,14 @@ CLT_META = {
     "hook_names_out": [f"blocks.{i}.hook_mlp_out" for i in range(3)],
 }
 
+CROSS_META = {"model_name": "m", "hook_names": [f"blocks.{i}.hook_resid_post" for i in range(3)]}
+
 
 def make(kind="sae", architecture="jumprelu", *, skip=False, d_in=4, d_sae=6, d_out=None, n_layers=1, seed=0, **more):
     """A record with random weights; every size differs from every other, so a wrong transpose has a wrong shape."""
     rng = np.random.default_rng(seed)
     d_out = d_in if kind == "sae" or d_out is None else d_out
-    metadata = {"sae": SAE_META, "transcoder": TRANSCODER_META, "cross_layer": CLT_META}[kind]
+    metadata = {"sae": SAE_META, "transcoder": TRANSCODER_META, "cross_layer": CLT_META, "crosscoder": CROSS_META}[kind]
     values = {
         "source": "a test",
         "kind": kind,
@@ -55,7 +57,8 @@ def make(kind="sae", architecture="jumprelu", *, skip=False, d_in=4, d_sae=6, d_
 def same(a, b, *, exact=True, apart_from=()):
     """Two records that say the same."""
     for name in ("kind", "architecture", "d_in", "d_out", "d_sae", "n_layers", "k", "apply_b_dec_to_input", "metadata",
-                 "normalize_activations", "rescale_acts_by_decoder_norm", "dtype", "reshape_activations"):  # fmt: skip
+                 "normalize_activations", "rescale_acts_by_decoder_norm", "dtype", "reshape_activations",
+                 "residual_threshold", "max_iterations", "stop_on_duplicate_support"):  # fmt: skip
         if name not in apart_from:
             assert getattr(a, name) == getattr(b, name), name
     if a.norm_scale is not None or b.norm_scale is not None:
@@ -107,13 +110,31 @@ ROUND_TRIPS = [
     *[("sparsify", make("transcoder", a, skip=s, d_out=5)) for a in ("topk", "groupmax") for s in (True, False)],
     *[("dictionary_learning", make("sae", a, apply_b_dec_to_input=True)) for a in ("standard", "gated", "topk")],
     ("dictionary_learning", make("sae", "standard")), ("dictionary_learning", make("sae", "jumprelu")),
+    *[("iam", make("sae", a, apply_b_dec_to_input=b)) for a in
+      ("standard", "topk", "abstopk", "groupmax", "jumprelu", "gated", "matching_pursuit") for b in (True, False)],
+    *[("iam", make("transcoder", a, skip=s, d_out=5)) for a in
+      ("standard", "topk", "abstopk", "groupmax", "jumprelu", "gated") for s in (True, False)],
+    *[("iam", make("cross_layer", a, skip=s, d_out=5, n_layers=3)) for a in
+      ("standard", "topk", "abstopk", "groupmax", "jumprelu", "gated") for s in (True, False)],
+    *[("iam", make("crosscoder", a, n_layers=3, apply_b_dec_to_input=b)) for a in
+      ("standard", "topk", "abstopk", "groupmax", "jumprelu", "gated") for b in (True, False)],
+    ("iam", make("sae", "topk", rescale_acts_by_decoder_norm=True, reshape_activations="hook_z")),
+    ("iam", make("transcoder", "abstopk", rescale_acts_by_decoder_norm=True, normalize_activations="layer_norm")),
+    ("iam", make("sae", normalize_activations="expected_average_only_in", norm_scale=2.5)),
+    ("iam", make("cross_layer", "topk", n_layers=2, normalize_activations="expected_average_only_in", norm_scale=0.1,
+                 metadata={})),
+    ("iam", make("sae", normalize_activations="covariance_whitening")),
+    ("iam", make("transcoder", normalize_activations="covariance_whitening")),
+    ("iam", make("crosscoder", normalize_activations="constant_norm_rescale", n_layers=3)),
+    ("iam", make("sae", "matching_pursuit", residual_threshold=0.25, max_iterations=3, stop_on_duplicate_support=False)),
 ]  # fmt: skip
 
 
 def label(case):
     name, raw = case
     skip = "-skip" if any(n.startswith("W_skip") for n in raw.tensors) else ""
-    return f"{name}-{raw.kind}-{raw.architecture}{skip}-{raw.d_in}-{raw.d_out}-{raw.apply_b_dec_to_input}"
+    convention = raw.normalize_activations + ("-rescaled" if raw.rescale_acts_by_decoder_norm else "")
+    return f"{name}-{raw.kind}-{raw.architecture}{skip}-{raw.d_in}-{raw.d_out}-{raw.apply_b_dec_to_input}-{convention}"
 
 
 @pytest.mark.parametrize("case", ROUND_TRIPS, ids=label)
@@ -252,11 +273,12 @@ def test_llama_scope(tmp_path, rng):
 def test_records_and_coders(case, rng):
     """The object has the record's weights and computes its function."""
     raw = case[1]
-    if raw.kind == "cross_layer":
+    if raw.kind == "cross_layer" and raw.n_layers == 3:
         raw = replace(raw, metadata=CLT_META)
     coder = build(raw)
     same(raw, raw_of(coder))
-    if raw.kind != "cross_layer" and raw.architecture in ("standard", "jumprelu", "gated", "topk"):
+    plain = raw.normalize_activations in ("none", "expected_average_only_in")
+    if raw.kind in ("sae", "transcoder") and plain and raw.architecture in ("standard", "jumprelu", "gated", "topk"):
         x = rng.normal(size=(50, raw.d_in))
         assert np.allclose(coder(x), forward(raw, x), atol=1e-4)
 

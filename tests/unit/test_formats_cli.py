@@ -27,7 +27,10 @@ def test_inspect(case, tmp_path):
     found = _inspect.inspect_path(tmp_path)
     assert found.kind == "coder" and name in found.format
     assert found.facts["architecture"] == raw.architecture and found.facts["d_in"] == 4 and found.facts["features"] == 6
-    assert (found.facts.get("d_out", 4), found.facts.get("layers", 1)) == (raw.d_out, raw.n_layers)
+    assert (found.facts.get("d_out", 4), found.facts.get("layers", found.facts.get("sites", 1))) == (
+        raw.d_out,
+        raw.n_layers,
+    )
     assert found.facts["subtracts b_dec from its input"] is raw.apply_b_dec_to_input
     stored = sum(array.size for array in raw.tensors.values())
     if raw.kind != "cross_layer" and name != "dictionary_learning":

@@ -249,7 +249,7 @@ def test_threshold_is_required_and_not_negative():
         ({"apply_b_dec_to_input": 1}, "config-value"),
         ({"normalize_activations": "layer_norm"}, "normalization"),
         ({"reshape_activations": "hook_q"}, "config-value"),
-        ({"dtype": "int8"}, "config-value"),
+        ({"dtype": "int4"}, "config-value"),
         ({"metadata": [1]}, "config-value"),
     ],
 )

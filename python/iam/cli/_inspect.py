@@ -16,7 +16,7 @@ import iam
 from iam.cli._contexts import FILE_NAME as CONTEXTS_NAME
 from iam.cli._contexts import load_contexts
 from iam.core.errors import FormatError, MissingDependencyError, SiteError
-from iam.formats import FORMATS, SafetensorsFile, detect
+from iam.formats import FORMATS, SafetensorsFile, detect, native
 from iam.formats._checkpoint import CheckpointFile
 from iam.formats._detect import load_raw
 from iam.formats._lazy import LazyTensor, as_float32
@@ -197,6 +197,9 @@ def _inspect_coder(folder: Path) -> Inspection:
     small = sum(file.path.stat().st_size for file in files) <= _READ_AT_MOST
     rows = [row for file in files for row in _rows(file, read=small)]
     facts, notes = _coder_facts(raw, read=small)
+    if found.format == "iam" and small:
+        native.verify(folder)
+        notes.append("the weight files have the SHA-256 that coder.json names")
     if layers and len(layers) > 1:
         facts = {"layers": f"{layers[0]}..{layers[-1]} (what follows is layer {layers[0]})", **facts}
     if not small:
@@ -218,6 +221,8 @@ def _inspect_coder(folder: Path) -> Inspection:
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
     entry = FORMATS[name]
+    if name == "iam":
+        return native.files(folder)
     if name == "llama_scope":
         return [folder / "checkpoints" / "final.safetensors"]
     patterns = [pattern for pattern in (entry.weights, entry.also) if pattern]
@@ -247,16 +252,23 @@ def _coder_facts(raw: RawCoder, *, read: bool) -> tuple[dict[str, Any], list[str
     meta = raw.metadata
     facts: dict[str, Any] = {
         "architecture": raw.architecture,
-        "kind": {"sae": "SAE", "transcoder": "transcoder", "cross_layer": "cross-layer transcoder"}[raw.kind],
+        "kind": {
+            "sae": "SAE",
+            "transcoder": "transcoder",
+            "cross_layer": "cross-layer transcoder",
+            "crosscoder": "crosscoder",
+        }[raw.kind],
         "site": _site(meta.get("hook_name")),
         "SAELens hook": meta.get("hook_name"),
     }
-    if raw.kind != "sae":
+    if raw.kind in ("cross_layer", "transcoder"):
         facts["site written"] = _site(meta.get("hook_name_out"))
         facts["skip connection"] = any(name.startswith("W_skip") for name in raw.tensors)
         facts["d_out"] = raw.d_out
     if raw.kind == "cross_layer":
         facts["layers"] = raw.n_layers
+    if raw.kind == "crosscoder":
+        facts["sites"] = raw.n_layers
     facts |= {
         "d_in": raw.d_in,
         "features": raw.d_sae,
@@ -273,7 +285,7 @@ def _coder_facts(raw: RawCoder, *, read: bool) -> tuple[dict[str, Any], list[str
     notes = []
     decoder = raw.tensors.get("W_dec")
     if decoder is not None and (read or not isinstance(decoder, LazyTensor)):
-        lengths = np.linalg.norm(as_float32(decoder), axis=1)
+        lengths = np.linalg.norm(as_float32(decoder).reshape(raw.d_sae, -1), axis=1)
         facts["decoder row norms"] = f"{lengths.min():.3g} .. {lengths.max():.3g} (median {np.median(lengths):.3g})"
         if dead := int((lengths == 0).sum()):
             notes.append(f"{dead} of {raw.d_sae} features have a decoder row of zeros")

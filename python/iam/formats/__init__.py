@@ -1,8 +1,8 @@
-"""Published weight formats, one module each: read and write. docs/formats.md has what each of them stores.
+"""Weight formats, published and IAM's own, one module each: read and write. docs/formats.md has what each of them stores.
 
 >>> sorted(FORMATS)  # doctest: +NORMALIZE_WHITESPACE
-['circuit_tracer', 'circuit_tracer_clt', 'dictionary_learning', 'gemma_scope', 'gemma_scope_2', 'llama_scope', 'saelens',
- 'sparsify']
+['circuit_tracer', 'circuit_tracer_clt', 'dictionary_learning', 'gemma_scope', 'gemma_scope_2', 'iam', 'llama_scope',
+ 'saelens', 'sparsify']
 """
 
 from iam.formats._detect import FORMATS, Detected, detect, load, save

@@ -14,7 +14,12 @@ from iam.formats._raw import RawCoder
 
 __all__ = ["build", "config_of", "raw_of"]
 
-_CLASSES = {"sae": "SAE", "transcoder": "Transcoder", "cross_layer": "CrossLayerTranscoder"}
+_CLASSES = {
+    "sae": "SAE",
+    "transcoder": "Transcoder",
+    "cross_layer": "CrossLayerTranscoder",
+    "crosscoder": "Crosscoder",
+}
 
 
 def _config_class(values: Mapping[str, Any]) -> Any:
@@ -83,22 +88,10 @@ def raw_of(coder: Any) -> RawCoder:
     fields = {field.name for field in dataclasses.fields(RawCoder)} - {"kind", "source", "tensors", "metadata"}
     values = {name: getattr(cfg, name) for name in fields if hasattr(cfg, name)}
     values["d_out"] = coder.d_out if hasattr(coder, "d_out") else coder.d_in
-    tensors: dict[str, Any] = {}
-    if kind == "cross_layer":
-        values["n_layers"] = coder.n_layers
-        for base in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip"):
-            parts = getattr(coder, base, None)
-            if parts is not None:
-                tensors.update({f"{base}.{i}": part for i, part in enumerate(parts)})
-    else:
-        for base in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "b_gate", "b_mag", "r_mag",
-                     "whitening_mean", "whitening_matrix", "whitening_inverse"):  # fmt: skip
-            part = getattr(coder, base, None)
-            if part is not None:
-                tensors[base] = part
-    if cfg.architecture == "matching_pursuit":
-        tensors = {base: part for base, part in tensors.items() if base in ("W_dec", "b_dec")}
-    if cfg.architecture == "gated":
-        tensors.pop("b_enc", None)
-    tensors = {base: part if hasattr(part, "rows") else np.asarray(part) for base, part in tensors.items()}
+    values["n_layers"] = getattr(coder, "n_layers", getattr(coder, "n_sites", 1))
+    tensors = {
+        name: part if hasattr(part, "rows") else np.asarray(part)
+        for name, part in coder.parameters().items()
+        if part is not None
+    }
     return RawCoder(source=type(coder).__name__, kind=kind, metadata=dict(cfg.metadata), tensors=tensors, **values)

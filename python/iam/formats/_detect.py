@@ -43,6 +43,7 @@ class _Format:
     config: str | None = None
     config_keys: tuple[str, ...] = ()
     also: str | None = None
+    module: str | None = None
 
 
 FORMATS: dict[str, _Format] = {
@@ -60,6 +61,10 @@ FORMATS: dict[str, _Format] = {
     "gemma_scope_2": _Format(
         "Gemma Scope 2", r"params\.safetensors|params_layer_\d+\.safetensors", (r"w_enc", r"w_dec", r"b_enc", r"threshold")
     ),
+    "iam": _Format(
+        "IAM", r"(?:coder|layer_\d+)-[0-9a-f]{16}\.safetensors", (r"W_dec", r"b_dec"), "coder.json",
+        ("schema", "kind", "config", "files"), module="native",
+    ),
     "llama_scope": _Format(
         "Llama Scope", r"checkpoints/final\.safetensors", (r"encoder\.weight", r"decoder\.weight"), "hyperparams.json",
         ("d_model", "dataset_average_activation_norm"),
@@ -67,7 +72,7 @@ FORMATS: dict[str, _Format] = {
     "saelens": _Format("SAELens", r"sae_weights\.safetensors", (r"W_dec", r"b_dec"), "cfg.json", ("d_in", "d_sae")),
     "sparsify": _Format("sparsify", r"sae\.safetensors", (r"encoder\.weight", r"W_dec"), "cfg.json", ("d_in", "k")),
 }  # fmt: skip
-"""Formats by name. Each is a module ``iam.formats.<name>`` with ``read``, ``write``, ``read_raw`` and ``write_raw``."""
+"""Formats by name. Each is a module ``iam.formats.<name>`` (``iam``: ``iam.formats.native``) with ``read``, ``write``, ``read_raw`` and ``write_raw``."""
 
 
 def module(name: str) -> ModuleType:
@@ -80,7 +85,7 @@ def module(name: str) -> ModuleType:
 
     if name not in FORMATS:
         raise ArgumentError(f'iam.formats: unknown format "{name}"; {suggestion(name, FORMATS)}')
-    return importlib.import_module(f"iam.formats.{name}")
+    return importlib.import_module(f"iam.formats.{FORMATS[name].module or name}")
 
 
 def detect(path: str | Path) -> Detected:
@@ -134,6 +139,8 @@ def _folder_of(path: Path) -> tuple[Path, str | None]:
         return path, None
     if path.name == "final.safetensors" and path.parent.name == "checkpoints":
         return path.parent.parent, "checkpoints/final.safetensors"
+    if path.name == FORMATS["iam"].config:
+        return path.parent, None
     return path.parent, path.name
 
 
@@ -197,40 +204,45 @@ def _explain(path: Path, names: list[str], fits: Mapping[str, Any], against: Map
     return "; ".join(lines)
 
 
-def load_raw(path: str | Path, format: str | None = None, **options: Any) -> RawCoder:
+def load_raw(
+    path: str | Path, format: str | None = None, *, layer: int | None = None, kind: str | None = None
+) -> RawCoder:
     """The record of a coder in any format; arguments and errors as for :func:`load`."""
-    return _call("read_raw", path, format, options)
+    target: str | Path = path
+    if format is None:
+        found = detect(path)
+        format, target = found.format, found.path
+    given = {name: value for name, value in (("layer", layer), ("kind", kind)) if value is not None}
+    allowed = {"circuit_tracer": "layer", "gemma_scope": "kind"}.get(format)
+    if layer is not None and allowed != "layer":
+        raise ArgumentError(f"iam.formats: format {format} has no option 'layer'")
+    read: Callable[..., RawCoder] = module(format).read_raw
+    raw = read(target, **{name: value for name, value in given.items() if name == allowed})
+    if kind is not None and raw.kind != kind:
+        raise FormatError(f"{raw.source}: expected kind {kind}, the files hold a {raw.kind}", code="format")
+    return raw
 
 
-def load(path: str | Path, format: str | None = None, **options: Any) -> Any:
+def load(path: str | Path, format: str | None = None, *, layer: int | None = None, kind: str | None = None) -> Any:
     """A coder, in any format.
 
     Args:
         path: A folder, or a weight file in it.
         format: A key of :data:`FORMATS`; by default found by :func:`detect`.
-        **options: What the format's ``read`` takes: ``layer`` for circuit_tracer, ``kind`` for gemma_scope.
+        layer: Which layer of a set of transcoders (circuit_tracer).
+        kind: ``sae``, ``transcoder``, ``cross_layer`` or ``crosscoder``: what it must be. Gemma Scope's ``params.npz`` does not say
+            which of the first two it holds; outside of the release's folders this does.
 
     Returns:
-        An :class:`iam.SAE`, ``iam.Transcoder`` or ``iam.CrossLayerTranscoder``.
+        An :class:`iam.SAE`, ``iam.Transcoder``, ``iam.CrossLayerTranscoder`` or ``iam.Crosscoder``.
 
     Raises:
         FormatError: as :func:`detect` and the format's ``read``.
-        ArgumentError: an unknown format, or an option that the format does not have.
+        ArgumentError: an unknown format, or ``layer`` for another format than circuit_tracer.
     """
-    return _call("read", path, format, options)
+    from iam.formats._build import build
 
-
-def _call(function: str, path: str | Path, format: str | None, options: Mapping[str, Any]) -> Any:
-    target: str | Path = path
-    if format is None:
-        found = detect(path)
-        format, target = found.format, found.path
-    read: Callable[..., Any] = getattr(module(format), function)
-    allowed = {"circuit_tracer": {"layer"}, "gemma_scope": {"kind"}}.get(format, set())
-    given = {name: value for name, value in options.items() if value is not None}
-    if unknown := sorted(set(given) - allowed):
-        raise ArgumentError(f"iam.formats: format {format} has no option {unknown[0]!r}")
-    return read(target, **given)
+    return build(load_raw(path, format, layer=layer, kind=kind))
 
 
 def save(coder: Any, path: str | Path, *, format: str) -> Any:

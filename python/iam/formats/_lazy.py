@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ class LazyTensor:
 
     Args:
         stored: The mapped elements, of the type they are stored in (bfloat16 as ``uint16``).
-        dtype: ``F32``, ``F64``, ``F16`` or ``BF16``.
+        dtype: ``F32``, ``F64``, ``F16`` or ``BF16``; ``I8`` with scales.
         source: Where it is, for messages: file and name.
+        scales: What elements of type ``I8`` are multiplied by: float32 that broadcasts to ``stored``.
 
     What ``rows`` and ``read`` give is float32, finite or the call fails. The file must not be shortened while it is mapped.
 
@@ -58,10 +60,13 @@ class LazyTensor:
     ((3, 2), (2, 3), [[4.0, 5.0], [0.0, 1.0]])
     """
 
-    def __init__(self, stored: npt.NDArray[Any], dtype: str, source: str) -> None:
+    def __init__(
+        self, stored: npt.NDArray[Any], dtype: str, source: str, scales: npt.NDArray[np.float32] | None = None
+    ) -> None:
         self._stored = stored
         self._stored_dtype = dtype
         self._source = source
+        self._scales = scales
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +83,7 @@ class LazyTensor:
 
     @property
     def stored_dtype(self) -> str:
-        """``F32``, ``F64``, ``F16`` or ``BF16``."""
+        """``F32``, ``F64``, ``F16``, ``BF16`` or ``I8``."""
         return self._stored_dtype
 
     @property
@@ -89,11 +94,20 @@ class LazyTensor:
     @property
     def T(self) -> LazyTensor:
         """The axes reversed; nothing is read."""
-        return LazyTensor(self._stored.T, self._stored_dtype, self._source)
+        return self._view(lambda array: array.T)
+
+    @property
+    def rows_last(self) -> LazyTensor:
+        """The first axis moved to the end; nothing is read. Of a matrix this is ``T``."""
+        return self._view(lambda array: np.moveaxis(array, 0, -1))
 
     def from_layer(self, first: int) -> LazyTensor:
         """Slices ``first:`` of the second axis; nothing is read."""
-        return LazyTensor(self._stored[:, first:], self._stored_dtype, self._source)
+        return self._view(lambda array: array[:, first:])
+
+    def _view(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> LazyTensor:
+        scales = None if self._scales is None else change(self._scales)
+        return LazyTensor(change(self._stored), self._stored_dtype, self._source, scales)
 
     def __len__(self) -> int:
         return self._stored.shape[0]
@@ -114,16 +128,26 @@ class LazyTensor:
         if not isinstance(index, slice):
             index = np.asarray(index)
             index = index if index.size else index.astype(np.int64)
-        picked = self._stored[index]
-        values = widen(picked, self._stored_dtype)
-        if np.shares_memory(values, self._stored):
-            values = values.copy()
-        return self._finite(values)
+        scales = self._scales
+        if scales is not None and len(scales) == len(self):
+            scales = scales[index]
+        return self._finite(self._float(self._stored[index], scales))
 
     def read(self) -> npt.NDArray[np.float32]:
         """All of it as float32. Raises as :meth:`rows`."""
-        values = widen(self._stored, self._stored_dtype)
-        return self._finite(values.copy() if np.shares_memory(values, self._stored) else values)
+        return self._finite(self._float(self._stored, self._scales))
+
+    def _float(self, stored: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+        """``stored`` as float32 of its own; allocates that and nothing else of its size."""
+        if scales is None:
+            values = widen(stored, self._stored_dtype)
+            return values.copy() if np.shares_memory(values, self._stored) else values
+        if (scales < 0).any():
+            raise FormatError(f"{self._source}: expected scales >= 0, got {scales.min()}", code="format")
+        values = np.empty(stored.shape, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # scales that are not finite show in the values
+            np.multiply(stored, scales, out=values, dtype=np.float32)
+        return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         values = self.read()

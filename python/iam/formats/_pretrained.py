@@ -115,6 +115,7 @@ def from_pretrained(
     sae_id: str | None = None,
     *,
     format: str | None = None,
+    kind: str | None = None,
     revision: str | None = None,
     force_download: bool = False,
     local_files_only: bool = False,
@@ -125,6 +126,7 @@ def from_pretrained(
         release: A name that SAELens users know (:func:`iam.formats.releases`), or a hub repository ``owner/name``.
         sae_id: The coder in the release; the folder or file in a repository.
         format: What the repository's files are, where it cannot be found out.
+        kind: ``sae`` or ``transcoder``, for Gemma Scope files of a repository whose name does not say it.
         revision: A commit, branch or tag of the repository.
         force_download: Fetch again what is in the cache.
         local_files_only: Only the cache. ``HF_HUB_OFFLINE=1`` does the same for all calls.
@@ -153,7 +155,7 @@ def from_pretrained(
             at = fetch.folder(found.path)
     else:
         at = fetch.files(found.path, _FILES[format])
-    raw = load_raw(at, format, **found.options)
+    raw = load_raw(at, format, **({"kind": kind} | dict(found.options)))
     if found.normalize_activations is not None:
         raw = replace(raw, normalize_activations=found.normalize_activations)
     if raw.normalize_activations == "expected_average_only_in" and raw.norm_scale is None and found.scale is not None:

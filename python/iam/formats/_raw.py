@@ -15,7 +15,8 @@ tensor                shape                  for
 ====================  =====================  ==================================================================
 
 A cross-layer transcoder has each name once per source layer ``i``, as ``W_enc.i``, and ``W_dec.i`` is
-``[d_sae, layers - i, d_out]``: slice ``j`` writes to layer ``i + j``.
+``[d_sae, layers - i, d_out]``: slice ``j`` writes to layer ``i + j``. A crosscoder of S sites has ``W_enc [S, d_in, d_sae]``,
+``W_dec [d_sae, S, d_in]`` and ``b_dec [S, d_in]``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = [
     "fold_norm_scale", "fold_rescaling", "read_json", "read_sidecar", "take", "unfold_b_dec", "write_json", "write_sidecar",
 ]  # fmt: skip
 
-Kind = Literal["cross_layer", "sae", "transcoder"]
+Kind = Literal["cross_layer", "crosscoder", "sae", "transcoder"]
 Tensor = npt.NDArray[np.float32] | LazyTensor
 
 ARCHITECTURES = ("abstopk", "gated", "groupmax", "jumprelu", "matching_pursuit", "standard", "topk")
@@ -74,10 +75,10 @@ class RawCoder:
 
     Attributes:
         source: The file or folder, for messages.
-        kind: ``sae``, ``transcoder`` or ``cross_layer``.
+        kind: ``sae``, ``transcoder``, ``cross_layer`` or ``crosscoder``.
         architecture: One of :data:`ARCHITECTURES`.
         d_in, d_out, d_sae: Widths and number of features (of one layer).
-        n_layers: Source layers; 1 unless cross-layer.
+        n_layers: Source layers of a cross-layer transcoder, sites of a crosscoder; otherwise 1.
         k: Features per position, for ``topk``, ``abstopk`` and ``groupmax``.
         apply_b_dec_to_input: Whether the encoder subtracts ``b_dec`` from its input.
         normalize_activations: One of :data:`NORMALIZATIONS`.
@@ -135,11 +136,12 @@ class RawCoder:
             take_int(self.k, what=f"{self.source}: k", low=1, high=self.d_sae, error=FormatError, code="k-range")
         elif self.k is not None:
             raise self._error(f"architecture {self.architecture} has no k, got {self.k}", "config-value")
-        if self.kind == "sae" and self.d_in != self.d_out:
+        if self.kind in ("crosscoder", "sae") and self.d_in != self.d_out:
             raise self._error(
-                f"an SAE writes what it reads, got d_in={self.d_in} and d_out={self.d_out}", "config-value"
+                f"{'an SAE' if self.kind == 'sae' else 'a crosscoder'} writes what it reads, got d_in={self.d_in} and d_out={self.d_out}",
+                "config-value",
             )
-        if self.kind != "sae" and self.apply_b_dec_to_input:
+        if self.kind in ("cross_layer", "transcoder") and self.apply_b_dec_to_input:
             raise self._error(
                 "a transcoder's b_dec is in the space that it writes; it is never subtracted", "config-value"
             )
@@ -178,22 +180,25 @@ def expected_shapes(raw: Any) -> tuple[dict[str, tuple[int, ...]], set[str]]:
     d_in, d_out, d_sae = raw.d_in, raw.d_out, raw.d_sae
     shapes: dict[str, tuple[int, ...]] = {}
     optional: set[str] = set()
+    sites = (raw.n_layers,) if raw.kind == "crosscoder" else ()
     for i in range(raw.n_layers if raw.kind == "cross_layer" else 1):
         end = f".{i}" if raw.kind == "cross_layer" else ""
         if raw.architecture != "matching_pursuit":
-            shapes["W_enc" + end] = (d_in, d_sae)
+            shapes["W_enc" + end] = (*sites, d_in, d_sae)
         if raw.architecture == "gated":
             shapes.update({name + end: (d_sae,) for name in ("b_gate", "b_mag", "r_mag")})
         elif raw.architecture != "matching_pursuit":
             shapes["b_enc" + end] = (d_sae,)
-        shapes["W_dec" + end] = (d_sae, raw.n_layers - i, d_out) if raw.kind == "cross_layer" else (d_sae, d_out)
-        shapes["b_dec" + end] = (d_out,)
+        shapes["W_dec" + end] = (
+            (d_sae, raw.n_layers - i, d_out) if raw.kind == "cross_layer" else (d_sae, *sites, d_out)
+        )
+        shapes["b_dec" + end] = (*sites, d_out)
         if raw.architecture == "jumprelu":
             shapes["threshold" + end] = (d_sae,)
-        if raw.kind != "sae":
+        if raw.kind in ("cross_layer", "transcoder"):
             shapes["W_skip" + end] = (d_out, d_in)
             optional.add("W_skip" + end)
-    if raw.kind != "cross_layer" and raw.normalize_activations == "covariance_whitening":
+    if raw.kind in ("sae", "transcoder") and raw.normalize_activations == "covariance_whitening":
         shapes["whitening_mean"] = (d_in,)
         shapes["whitening_matrix"] = shapes["whitening_inverse"] = (d_in, d_in)
         optional.update({"whitening_mean", "whitening_matrix", "whitening_inverse"})

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -177,13 +177,41 @@ class SafetensorsFile:
             FormatError: as for :meth:`read`.
         """
         info, stored = self._float(name)
+        return LazyTensor(self._map(name, info, stored), info.dtype, f'{self.path}: tensor "{name}"')
+
+    def _map(self, name: str, info: TensorInfo, stored: str) -> npt.NDArray[Any]:
         if self._mapped is None:
             self._mapped = map_file(self.path)
         begin = self._data_start + info.begin
         if len(self._mapped) < begin + info.nbytes:
             raise self._truncated(f'tensor "{name}" ends at byte {begin + info.nbytes} of {len(self._mapped)}')
-        part = np.asarray(self._mapped[begin : begin + info.nbytes]).view(stored).reshape(info.shape)
-        return LazyTensor(part, info.dtype, f'{self.path}: tensor "{name}"')
+        return np.asarray(self._mapped[begin : begin + info.nbytes]).view(stored).reshape(info.shape)
+
+    def quantised(self, name: str, scale: str) -> LazyTensor:
+        """An int8 tensor times the float32 scales of its rows along the last axis, mapped into memory.
+
+        Args:
+            name: The int8 tensor ``[..., n]``.
+            scale: The float32 tensor ``[...]``.
+
+        Raises:
+            FormatError: one of them is missing (``tensor-missing``), of another type (``tensor-dtype``), or the scales are
+                not one for each row (``tensor-shape``).
+        """
+        info, scales = self._info(name), self._info(scale)
+        for each, of, expected in ((name, info, "I8"), (scale, scales, "F32")):
+            if of.dtype != expected:
+                raise FormatError(
+                    f'{self.path}: tensor "{each}": expected {expected}, got {of.dtype}', code="tensor-dtype"
+                )
+        if scales.shape != info.shape[:-1] or not info.shape:
+            raise FormatError(
+                f'{self.path}: tensor "{scale}": expected shape {info.shape[:-1]}, one scale for each row of "{name}", got '
+                f"{scales.shape}",
+                code="tensor-shape",
+            )
+        part, factors = self._map(name, info, "i1"), self._map(scale, scales, "<f4")
+        return LazyTensor(part, "I8", f'{self.path}: tensor "{name}"', factors.reshape(*scales.shape, 1))
 
     def read_int(self, name: str) -> int:
         """A tensor of one element of an integer type.
@@ -231,6 +259,47 @@ def to_bfloat16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return (rounded >> 16).astype(np.uint16)
 
 
+class Sink(Protocol):
+    """What a file is written to."""
+
+    def write(self, data: bytes, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as it is written: its type in the file, shape, and data in pieces."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[bytes]]
+
+
+def write_stored(file: Sink, entries: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file from tensors as they are stored, in the order given."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    begin = 0
+    for name, entry in entries.items():
+        end = begin + math.prod(entry.shape) * _SIZES[entry.dtype]
+        header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8 bytes
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for entry in entries.values():
+        for piece in entry.pieces():
+            file.write(piece)
+
+
+def as_stored(path: str | Path, name: str, values: npt.NDArray[np.float32] | LazyTensor, dtype: str) -> Stored:
+    """A float tensor in one of :data:`STORAGE_DTYPES`, converted in pieces, so that a lazy tensor is never held whole."""
+
+    def pieces() -> Iterator[bytes]:
+        return (_stored_bytes(path, name, piece, dtype) for piece in pieces_of(values))
+
+    return Stored(STORAGE_DTYPES[dtype], tuple(values.shape), pieces)
+
+
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, npt.NDArray[np.float32] | LazyTensor], *, dtype: str = "float32"
 ) -> None:
@@ -241,36 +310,34 @@ def write_safetensors(
     Raises:
         FormatError: a value that the storage type cannot hold, or an unknown storage type (``config-value``).
     """
-    if dtype not in STORAGE_DTYPES:
-        raise FormatError(
-            f'{path}: cannot store as "{dtype}"; expected one of {", ".join(STORAGE_DTYPES)}', code="config-value"
-        )
-    stored = STORAGE_DTYPES[dtype]
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for name, values in tensors.items():
-        end = begin + math.prod(values.shape) * _SIZES[stored]
-        header[name] = {"dtype": stored, "shape": list(values.shape), "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8 bytes
+    check_storage(path, dtype)
+    entries = {name: as_stored(path, name, values, dtype) for name, values in tensors.items()}
     with open_atomically(path) as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name, values in tensors.items():
-            for piece in _pieces(values):
-                file.write(_stored_bytes(path, name, piece, dtype))
+        write_stored(file, entries, {"format": "pt"})
 
 
-def _pieces(values: npt.NDArray[np.float32] | LazyTensor, size: int = 1 << 22) -> Iterator[npt.NDArray[np.float32]]:
+def check_storage(path: str | Path, dtype: str) -> None:
+    """Refuse what this file format has no type for.
+
+    Raises:
+        FormatError: an unknown storage type, or int8, which only IAM's own format has scales for (``config-value``).
+    """
+    if dtype not in STORAGE_DTYPES:
+        hint = '; int8 is held by format "iam" (iam.formats.native)' if dtype == "int8" else ""
+        raise FormatError(
+            f'{path}: cannot store as "{dtype}"; expected one of {", ".join(STORAGE_DTYPES)}{hint}', code="config-value"
+        )
+
+
+def pieces_of(values: npt.NDArray[np.float32] | LazyTensor, size: int = 1 << 22) -> Iterator[npt.NDArray[np.float32]]:
     """``values`` in groups of rows of about ``size`` elements."""
-    if values.ndim == 0:
+    if not values.shape:
         yield np.asarray(values, dtype=np.float32)
         return
     rows = max(1, size // max(1, math.prod(values.shape[1:])))
     for start in range(0, values.shape[0], rows):
         part = slice(start, start + rows)
-        piece = values.rows(part) if isinstance(values, LazyTensor) else values[part]
+        piece = values[part] if isinstance(values, np.ndarray) else values.rows(part)
         yield np.ascontiguousarray(piece, dtype=np.float32)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from iam.core.config import take_int, take_str
 from iam.core.errors import FormatError
 from iam.formats._raw import RawCoder, fold_rescaling, read_sidecar, take, write_sidecar
-from iam.formats._safetensors import SafetensorsFile, write_safetensors
+from iam.formats._safetensors import SafetensorsFile, check_storage, write_safetensors
 from iam.formats._yaml import read_yaml, write_yaml
 from iam.formats.gemma_scope_2 import layer_files, storage
 
@@ -235,4 +235,5 @@ def prepare(raw: RawCoder, path: Path) -> RawCoder:
         )
     if raw.normalize_activations != "none":
         raise FormatError(f"{path}: circuit-tracer does not normalise inputs", code="normalization")
+    check_storage(path, raw.dtype)
     return replace(fold_rescaling(raw))

@@ -173,7 +173,7 @@ def write_raw(raw: RawCoder, path: str | Path) -> Path:
 
 def prepare(raw: RawCoder, path: Path) -> RawCoder:
     """The record in the form that this format has; errors as :func:`write`."""
-    if raw.kind == "cross_layer" or "W_skip" in raw.tensors:
-        what = "cross-layer transcoder" if raw.kind == "cross_layer" else "skip connection"
+    if raw.kind in ("cross_layer", "crosscoder") or "W_skip" in raw.tensors:
+        what = raw.kind if raw.kind in ("cross_layer", "crosscoder") else "skip connection"
         raise FormatError(f"{path}: Gemma Scope has no {what}; see gemma_scope_2", code="architecture")
     return replace(as_jumprelu(fold_b_dec(fold_norm_scale(raw)), path), dtype="float32")

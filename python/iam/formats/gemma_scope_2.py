@@ -32,7 +32,7 @@ from iam.formats._raw import (
     write_json,
     write_sidecar,
 )
-from iam.formats._safetensors import SafetensorsFile, write_safetensors
+from iam.formats._safetensors import SafetensorsFile, check_storage, write_safetensors
 
 __all__ = ["CONFIG_NAME", "FILE_NAME", "NAME", "read", "read_raw", "write", "write_raw"]
 
@@ -292,4 +292,7 @@ def _stored(raw: RawCoder, layer: int | None) -> dict[str, Any]:
 
 def prepare(raw: RawCoder, path: Path) -> RawCoder:
     """The record in the form that this format has; errors as :func:`write`."""
+    check_storage(path, raw.dtype)
+    if raw.kind == "crosscoder":
+        raise FormatError(f"{path}: Gemma Scope 2 is not written with crosscoders", code="architecture")
     return replace(as_jumprelu(fold_b_dec(fold_norm_scale(raw)), path))

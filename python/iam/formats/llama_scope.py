@@ -31,7 +31,7 @@ from iam.formats._raw import (
     write_json,
     write_sidecar,
 )
-from iam.formats._safetensors import SafetensorsFile, write_safetensors
+from iam.formats._safetensors import SafetensorsFile, check_storage, write_safetensors
 from iam.formats.gemma_scope_2 import storage
 
 __all__ = ["CONFIG_NAME", "FILE_NAME", "NAME", "read", "read_raw", "write", "write_raw"]
@@ -160,7 +160,8 @@ def write_raw(raw: RawCoder, path: str | Path) -> Path:
 
 def prepare(raw: RawCoder, path: Path) -> RawCoder:
     """The record in the form that this format has; errors as :func:`write`."""
-    if raw.kind == "cross_layer" or "W_skip" in raw.tensors or raw.d_in != raw.d_out:
+    check_storage(path, raw.dtype)
+    if raw.kind not in ("sae", "transcoder") or "W_skip" in raw.tensors or raw.d_in != raw.d_out:
         raise FormatError(
             f"{path}: Llama Scope holds SAEs and plain transcoders of one width, got a {raw.kind} {raw.architecture}",
             code="architecture",

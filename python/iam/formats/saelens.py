@@ -22,10 +22,11 @@ from iam.core.config import nearest, suggestion, take_bool, take_int
 from iam.core.errors import FormatError
 from iam.formats._lazy import as_float32
 from iam.formats._raw import RawCoder, Tensor, expected_shapes, fold_norm_scale, read_json, take, write_json
-from iam.formats._safetensors import STORAGE_DTYPES, SafetensorsFile, write_safetensors
+from iam.formats._safetensors import STORAGE_DTYPES, SafetensorsFile, check_storage, write_safetensors
 
 if TYPE_CHECKING:
-    from iam.vector.clt._sae import SAE, SAEConfig
+    from iam.vector.clt._coder import Coder
+    from iam.vector.clt._config import CoderConfig
 
 __all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read", "read_config", "read_raw", "write", "write_raw"]
 
@@ -165,7 +166,7 @@ def _check_names(file: SafetensorsFile, stored: Mapping[str, Any], cfg: Mapping[
         )
 
 
-def read_config(path: str | Path) -> SAEConfig:
+def read_config(path: str | Path) -> CoderConfig:
     """The config in directory ``path``, checked; the weights are not opened. Errors as in :func:`read`."""
     from iam.formats._build import config_of
 
@@ -322,7 +323,7 @@ def _from_legacy(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
     return new
 
 
-def write(sae: SAE, path: str | Path, cfg: SAEConfig | None = None) -> tuple[Path, Path]:
+def write(sae: Coder, path: str | Path, cfg: CoderConfig | None = None) -> tuple[Path, Path]:
     """Write a coder into directory ``path``, made if missing; returns the paths of weights and config.
 
     Args:
@@ -347,6 +348,7 @@ def write_raw(raw: RawCoder, path: str | Path) -> tuple[Path, Path]:
     if raw.norm_scale is not None:
         raw = fold_norm_scale(raw)
     directory = Path(path)
+    check_storage(directory, raw.dtype)
     skip = "W_skip" in raw.tensors
     names = {value: name for name, value in _ARCHITECTURES.items()}
     name = names.get((raw.kind, raw.architecture, skip))

@@ -25,7 +25,7 @@ from iam.formats._raw import (
     write_json,
     write_sidecar,
 )
-from iam.formats._safetensors import SafetensorsFile, write_safetensors
+from iam.formats._safetensors import SafetensorsFile, check_storage, write_safetensors
 from iam.formats.gemma_scope_2 import storage
 
 __all__ = ["CONFIG_NAME", "FILE_NAME", "NAME", "read", "read_raw", "write", "write_raw"]
@@ -180,7 +180,8 @@ def write_raw(raw: RawCoder, path: str | Path) -> Path:
 
 def prepare(raw: RawCoder, path: Path) -> RawCoder:
     """The record in the form that this format has; errors as :func:`write`."""
-    if raw.kind == "cross_layer" or raw.architecture not in ("abstopk", "groupmax", "topk"):
+    check_storage(path, raw.dtype)
+    if raw.kind not in ("sae", "transcoder") or raw.architecture not in ("abstopk", "groupmax", "topk"):
         raise FormatError(
             f"{path}: sparsify holds topk, abstopk and groupmax of one layer, got {raw.kind} {raw.architecture}",
             code="architecture",

@@ -452,7 +452,8 @@ class Coder(Encoder):
         return coder
 
     def save_model(self, path: str | Path, *, dtype: str | None = None) -> tuple[Path, Path]:
-        """Write a SAELens directory; each file appears complete or not at all. Other formats: :func:`iam.formats.save`.
+        """Write a SAELens directory; each file appears complete or not at all. Other formats, and IAM's own, which
+        holds every coder: :func:`iam.formats.save`.
 
         Args:
             path: The directory, made if missing.
@@ -462,7 +463,8 @@ class Coder(Encoder):
             The paths of weights and config.
 
         Raises:
-            FormatError: a weight that the storage type cannot hold, or a coder that SAELens has no architecture for.
+            FormatError: a weight that the storage type cannot hold, int8, which only IAM's own format holds, or a coder that
+                SAELens has no architecture for.
             OSError: the directory cannot be written.
         """
         from iam.formats import saelens
@@ -471,4 +473,4 @@ class Coder(Encoder):
             what = f"{type(self).__name__}.save_model"
             raise ArgumentError(f'{what}: unknown dtype "{dtype}"; {suggestion(str(dtype), STORAGE)}')
         cfg = self._cfg if dtype is None else replace(self._cfg, dtype=dtype)
-        return saelens.write(self, path, cfg)  # type: ignore[arg-type]
+        return saelens.write(self, path, cfg)

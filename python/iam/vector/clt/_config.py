@@ -21,7 +21,8 @@ ARCHITECTURES = ("abstopk", "gated", "groupmax", "jumprelu", "matching_pursuit",
 NORMALIZATIONS = ("constant_norm_rescale", "covariance_whitening", "expected_average_only_in", "layer_norm", "none")
 """What happens to an activation before it is encoded; see docs/coders.md."""
 
-STORAGE = ("bfloat16", "float16", "float32")
+STORAGE = ("bfloat16", "float16", "float32", "int8")
+"""What weights are stored as. ``int8``, rows with scales, is held by IAM's own format only (:mod:`iam.formats.native`)."""
 
 _WITH_K = ("abstopk", "groupmax", "topk")
 _RESCALED = ("abstopk", "topk")
@@ -46,7 +47,7 @@ class CoderConfig:
         residual_threshold: ``matching_pursuit`` only: stop when ``‖x − x̂‖`` is below it; 0 never stops so.
         max_iterations: ``matching_pursuit`` only: at most so many steps; None is ``d_in``.
         stop_on_duplicate_support: ``matching_pursuit`` only: stop when a step wakes no new feature.
-        dtype: What is stored: ``float32``, ``float16`` or ``bfloat16``. The arithmetic is float32.
+        dtype: What is stored: one of :data:`STORAGE`. The arithmetic is float32.
         metadata: Where it was trained and on what: ``model_name``, ``hook_name``, ``hook_name_out``...
 
     Raises:

@@ -299,6 +299,21 @@ class CrossLayerTranscoder:
             )
         return coder
 
+    def save_model(self, path: str | Path, *, dtype: str | None = None) -> Path:
+        """Write a folder in IAM's own format (:mod:`iam.formats.native`); returns it. Others: :func:`iam.formats.save`.
+
+        Args:
+            path: The folder, made if missing.
+            dtype: Storage of encoders and decoders; by default ``cfg.dtype``.
+
+        Raises:
+            FormatError: an unknown storage type, or a weight that it cannot hold.
+            OSError: the folder cannot be written.
+        """
+        from iam.formats import native
+
+        return native.write(self, path, dtype)
+
     def __repr__(self) -> str:
         cfg = self._cfg
         parts = [cfg.architecture, f"{self.n_layers} layers", f"d_in={cfg.d_in}", f"d_sae={cfg.d_sae}"]

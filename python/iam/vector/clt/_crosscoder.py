@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from iam.core.arrays import check_float, shape_of
-from iam.core.errors import ArgumentError, DtypeError, ShapeError
+from iam.core.errors import ArgumentError, DtypeError, FormatError, ShapeError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, torch_if_loaded
 from iam.vector.clt._config import CoderConfig
 from iam.vector.clt._encoder import Weight
 from iam.vector.clt._sae import SAE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Crosscoder"]
 
@@ -149,6 +153,30 @@ class Crosscoder:
         """The weights that are there, by name, in the shapes above."""
         found = self._sae.parameters()
         return found | {name: getattr(self, name) for name in ("W_enc", "W_dec", "b_dec")}
+
+    @classmethod
+    def load_from_disk(cls, path: str | Path) -> Self:
+        """Read a crosscoder in IAM's own format (:mod:`iam.formats.native`).
+
+        Raises:
+            FormatError: no format or several fit; the files are malformed; they hold another kind of coder.
+        """
+        from iam import formats
+
+        coder = formats.load(path)
+        if not isinstance(coder, cls):
+            kind = type(coder).__name__
+            raise FormatError(
+                f"{path}: expected a {cls.__name__}, got a {kind}; read it with iam.{kind}.load_from_disk",
+                code="architecture",
+            )
+        return coder
+
+    def save_model(self, path: str | Path, *, dtype: str | None = None) -> Path:
+        """Write a folder in IAM's own format; arguments and errors as :meth:`iam.CrossLayerTranscoder.save_model`."""
+        from iam.formats import native
+
+        return native.write(self, path, dtype)
 
     def __repr__(self) -> str:
         cfg = self._sae.cfg

@@ -66,7 +66,7 @@ class SAE(Coder):
 
     @classmethod
     def load_from_disk(cls, path: str | Path) -> Self:
-        """Read a SAELens directory: ``cfg.json`` and ``sae_weights.safetensors``. Other formats: :func:`iam.formats.load`.
+        """Read a SAELens directory (``cfg.json``), or one in IAM's own format (``coder.json``). Others: :func:`iam.formats.load`.
 
         Args:
             path: The directory.
@@ -75,6 +75,7 @@ class SAE(Coder):
             FormatError: missing, truncated or malformed files, shapes that do not fit the config, an architecture that this
                 version does not run, a transcoder. See :mod:`iam.formats.saelens`.
         """
-        from iam.formats import saelens
+        from iam.formats import native, saelens
 
-        return cls._expect(saelens.read(path), path)
+        own = (Path(path) / native.CONFIG_NAME).is_file()
+        return cls._expect(native.read(path) if own else saelens.read(path), path)
