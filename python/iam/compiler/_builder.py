@@ -6,17 +6,17 @@ lines that made it: the innermost as its location, the calls that led there as c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from iam.compiler._engine import ir
-from iam.compiler._trace import FeaturesType, Input, Node, ScalarType, SourceLine, TensorType, Trace, Type, Value
+from iam.compiler._recorded import Recorded
+from iam.compiler._trace import FeaturesType, Input, Node, ScalarType, SourceLine, TensorType, Type, Value
 
 __all__ = ["build_module"]
 
 
-def build_module(trace: Trace, results: Sequence[Value], name: str) -> tuple[Any, Any]:
-    """The module and its function ``@name``. Needs the engine's lock and context."""
+def build_module(program: Recorded) -> tuple[Any, Any]:
+    """The module and its function, called as the program is. Needs the engine's lock and context."""
     from iam.mlir.dialects import func
 
     mlir = ir()
@@ -24,17 +24,17 @@ def build_module(trace: Trace, results: Sequence[Value], name: str) -> tuple[Any
     with mlir.Location.unknown():
         module = mlir.Module.create()
         with mlir.InsertionPoint(module.body):
-            inputs = [builder.type(value.type) for value in trace.inputs]
-            outputs = [builder.type(value.type) for value in results]
-            function = func.FuncOp(name, mlir.FunctionType.get(inputs, outputs))
-            names = [mlir.Location.name(value.name) for value in trace.inputs]
+            inputs = [builder.type(value.type) for value in program.inputs]
+            outputs = [builder.type(value.type) for value in program.results]
+            function = func.FuncOp(program.name, mlir.FunctionType.get(inputs, outputs))
+            names = [mlir.Location.name(value.name) for value in program.inputs]
             block = function.add_entry_block(names)
-        builder.values.update(zip(trace.inputs, block.arguments, strict=True))
+        builder.values.update(zip(program.inputs, block.arguments, strict=True))
         with mlir.InsertionPoint(block):
-            for node in trace.nodes:
+            for node in program.nodes:
                 with builder.location(node.frames):
                     builder.values[node] = builder.node(node)
-            func.ReturnOp([builder.values[value] for value in results])
+            func.ReturnOp([builder.values[value] for value in program.results])
     return module, function
 
 
@@ -51,15 +51,20 @@ class _Builder:
         mlir = ir()
         if isinstance(type, ScalarType):
             return self._f32
-        key = (type.rows is None, type.dims) if isinstance(type, TensorType) else ("features", type.n_features, type.k)
+        size = None if type.rows is None else type.rows.size
+        key = (
+            (type.rows is None, size, type.dims)
+            if isinstance(type, TensorType)
+            else ("features", size, type.n_features, type.k)
+        )
         found = self._types.get(key)
         if found is None:
             if isinstance(type, FeaturesType):
                 from iam.mlir.dialects.iam import FeaturesType as Features
 
-                found = Features.get(None, type.n_features, self._f32, type.k)
+                found = Features.get(size, type.n_features, self._f32, type.k)
             else:
-                rows = [] if type.rows is None else [mlir.ShapedType.get_dynamic_size()]
+                rows = [] if type.rows is None else [mlir.ShapedType.get_dynamic_size() if size is None else size]
                 found = mlir.RankedTensorType.get([*rows, *type.dims], self._f32)
             self._types[key] = found
         return found
@@ -138,7 +143,7 @@ class _Builder:
             return found
         type = self.type(node.type)
         sizes = []
-        if node.type.rows is not None:
+        if node.type.rows is not None and node.type.rows.size is None:
             with_rows = next(
                 v for v in node.operands if v is not None and isinstance(v.type, TensorType) and v.type.rows is not None
             )
@@ -148,7 +153,8 @@ class _Builder:
             return tensor.SplatOp(type, found, sizes).result
         assert isinstance(value.type, TensorType)
         if value.type.rows is None and node.type.rows is not None:
-            target = tensor.EmptyOp([*sizes, *node.type.dims], self._f32).result
+            rows = sizes or [node.type.rows.size]
+            target = tensor.EmptyOp([*rows, *node.type.dims], self._f32).result
             return linalg.broadcast(found, outs=[target], dimensions=[0]).results[0]
         return found
 

@@ -6,18 +6,23 @@ Compiled programs run without the lock and without the GIL.
 
 from __future__ import annotations
 
+import functools
 import linecache
 import re
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from iam._tools import runtime_library
+from iam.compiler import _disk, _object
 from iam.core.arrays import as_float32, check_float, shape_of
 from iam.core.errors import ArgumentError, CompileError, DtypeError, InternalError, MissingDependencyError, ShapeError
 from iam.core.features import SparseFeatures
@@ -288,6 +293,62 @@ class Native:
     program: Any
     engine: Any
     compile_ms: float
+    from_disk: bool = False
+
+
+_PROGRAMS: weakref.WeakValueDictionary[Any, Native] = weakref.WeakValueDictionary()
+"""Machine code by program: functions that record the same program share it. Use it with ``LOCK`` held."""
+
+
+def find_or_build(
+    fingerprint: str | None,
+    module: Callable[[], Any],
+    inputs: Sequence[Slot],
+    results: Sequence[Slot],
+    *,
+    opt_level: int,
+    verify: bool = False,
+) -> tuple[Native, bool]:
+    """Machine code of a program: from this process, from the disk, or made now. Needs ``LOCK``.
+
+    Args:
+        fingerprint: Equal for programs with equal machine code; None where only the module's text says it.
+        module: Makes the module with the prepared entry, in the context; not called if the program is known.
+
+    Returns:
+        The code, and whether it is new to this process.
+    """
+    made = None
+    if fingerprint is None:
+        with context():
+            made = module()
+            fingerprint = made.operation.get_asm(enable_debug_info=False)
+    options = f"{','.join(PIPELINES['llvm'])} -O{opt_level}"
+    found = _PROGRAMS.get((fingerprint, options))
+    if found is not None:
+        return found, False
+    start = time.perf_counter()
+    key = _disk.key_of(fingerprint, options)
+    image = _disk.load(key)
+    if image is not None and image.address(_PACKED):
+        program = native().Program(image.address(_PACKED), flat(inputs), flat(results))
+        found = Native(program, image, (time.perf_counter() - start) * 1e3, from_disk=True)
+    else:
+        with context():
+            found = build_engine(
+                made or module(),
+                inputs,
+                results,
+                opt_level=opt_level,
+                verify=verify,
+                keep=functools.partial(_disk.store, key),
+            )
+    _PROGRAMS[(fingerprint, options)] = found
+    return found, True
+
+
+_PACKED = f"_mlir__mlir_ciface_{ENTRY}"
+"""The packed form of the entry, ``void(void**)``: what ``raw_lookup("_mlir_ciface_...")`` gives."""
 
 
 _OURS = ("iam_rt_", "_mlir_ciface_iam_rt_", "_mlir_memref_to_llvm_")
@@ -299,9 +360,18 @@ def _is_empty(function: Any) -> bool:
 
 
 def build_engine(
-    module: Any, inputs: Sequence[Slot], results: Sequence[Slot], *, opt_level: int, verify: bool
+    module: Any,
+    inputs: Sequence[Slot],
+    results: Sequence[Slot],
+    *,
+    opt_level: int,
+    verify: bool,
+    keep: Callable[[bytes], None] | None = None,
 ) -> Native:
-    """Compile the function ``ENTRY`` of ``module``, which is consumed. Needs ``LOCK`` and the context."""
+    """Compile the function ``ENTRY`` of ``module``, which is consumed. Needs ``LOCK`` and the context.
+
+    ``keep`` is given the object code.
+    """
     from iam.mlir.execution_engine import ExecutionEngine
 
     start = time.perf_counter()
@@ -324,7 +394,17 @@ def build_engine(
             + (f"; it declares {names} without a body, and at least one of them is not there" if names else "")
         )
     program = runtime.Program(address, flat(inputs), flat(results))
-    return Native(program, engine, (time.perf_counter() - start) * 1e3)
+    spent = (time.perf_counter() - start) * 1e3
+    if keep is not None and _object.supported() is None:
+        keep(_object_code(engine))
+    return Native(program, engine, spent)
+
+
+def _object_code(engine: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="iam-") as folder:
+        path = Path(folder) / "program.o"
+        engine.dump_to_object_file(str(path))
+        return path.read_bytes() if path.exists() else b""
 
 
 def prepare_entry(function: Any) -> None:
@@ -476,5 +556,5 @@ def compile_module(
                 raise CompileError(f"compile_module: result {i} of @{entry} is a number; return a tensor")
         text = print_module(module, locations=True)
         prepare_entry(function)
-        built = build_engine(module, inputs, results, opt_level=opt_level, verify=True)
+        built, _ = find_or_build(None, lambda: module, inputs, results, opt_level=opt_level, verify=True)
     return CompiledModule(entry, text, inputs, results, built)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import re
 import sys
@@ -12,15 +11,18 @@ import time
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
-from iam.compiler import _engine
+from iam.compiler import _engine, _pytree
 from iam.compiler._builder import build_module
 from iam.compiler._engine import FeaturesSlot, Native, NumberSlot, Slot, Stage, TensorSlot
 from iam.compiler._guards import Guards
+from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, Static, TracedArgumentError, kind_of
+from iam.compiler._recorded import Recorded
 from iam.compiler._trace import (
     FeaturesType,
     FromArgument,
@@ -36,12 +38,12 @@ from iam.compiler._trace import (
     Type,
     Value,
     describe,
-    is_coder,
 )
 from iam.core.arrays import as_float32, check_float, from_numpy, shape_of
 from iam.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, torch_if_loaded
+from iam.core.sites import Site
 
 __all__ = ["JitFunction", "Lowered", "jit"]
 
@@ -53,131 +55,6 @@ _MAX_KEYS = 64
 
 _MAX_PER_KEY = 4
 """Recordings kept for one kind of call: what the function refers to may alternate."""
-
-
-# Arguments. A call's arguments are flattened into leaves and a key that says what kind each leaf is; calls with one key
-# share a recording. Rows do not enter the key.
-
-_ARRAY, _NUMBER, _CODER, _FEATURES, _CONSTANT, _TRACED = range(6)
-
-
-def _kind_of(leaf: Any) -> int:
-    if isinstance(leaf, np.ndarray) or is_torch(leaf):
-        return _ARRAY
-    if isinstance(leaf, (float, np.floating)):
-        return _NUMBER
-    if isinstance(leaf, SparseFeatures):
-        return _FEATURES
-    if isinstance(leaf, Traced):
-        return _TRACED
-    if is_coder(leaf):
-        return _CODER
-    return _CONSTANT
-
-
-_KINDS: dict[type, int] = {np.ndarray: _ARRAY, float: _NUMBER, SparseFeatures: _FEATURES}
-"""Kinds of the types that are common, so that a call does not have to find them out."""
-
-
-class _TracedArgumentError(Exception):
-    """The function is called from one that is being recorded."""
-
-
-def _flatten(value: Any, leaves: list[Any], key: list[Any]) -> None:
-    kind = _KINDS.get(type(value))
-    if kind is None:
-        if isinstance(value, (list, tuple)):
-            key.append((type(value), len(value)))
-            for item in value:
-                _flatten(item, leaves, key)
-            return
-        if isinstance(value, dict):
-            key.append((dict, tuple(value)))
-            for item in value.values():
-                _flatten(item, leaves, key)
-            return
-        kind = _kind_of(value)
-        if kind == _TRACED:
-            raise _TracedArgumentError
-        if kind == _ARRAY:
-            _KINDS[type(value)] = kind
-    leaves.append(value)
-    if kind == _ARRAY:
-        ndim = value.ndim
-        if ndim >= 2:
-            key.append(("rows", value.shape[-1]))
-        elif ndim == 1:
-            key.append(("vector", value.shape[0]))
-        else:
-            key.append("number")
-    elif kind == _NUMBER:
-        key.append("number")
-    elif kind == _CODER:
-        key.append(("coder", id(value)))
-    elif kind == _FEATURES:
-        key.append(("features", value.n_features, value.k, value.row_scale is None))
-    else:
-        try:
-            hash(value)
-        except TypeError:
-            raise TraceError(
-                f"iam.jit: an argument is {describe(value)}; arguments are arrays, numbers, coders, features, hashable "
-                "constants, and lists, tuples and dicts of them"
-            ) from None
-        key.append((type(value), value))
-
-
-def _flatten_call(args: Any, kwargs: Any, leaves: list[Any]) -> Any:
-    """Fill ``leaves``; the key."""
-    key: list[Any] = []
-    for arg in args:
-        _flatten(arg, leaves, key)
-    if kwargs:
-        key.append(tuple(kwargs))
-        for arg in kwargs.values():
-            _flatten(arg, leaves, key)
-    return tuple(key)
-
-
-def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
-    """``value`` with its leaves replaced, in the order of :func:`_flatten`."""
-    if isinstance(value, (list, tuple)):
-        items = [_rebuild(item, leaves) for item in value]
-        if isinstance(value, list):
-            return items
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, dict):
-        return {name: _rebuild(item, leaves) for name, item in value.items()}
-    return next(leaves)
-
-
-def _names_of_leaves(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """A name for every leaf: its parameter's, with the path into containers."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    names: list[str] = []
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, (list, tuple)):
-            for i, item in enumerate(value):
-                walk(item, f"{name}_{i}")
-        elif isinstance(value, dict):
-            for i, item in enumerate(value.values()):
-                walk(item, f"{name}_{i}")
-        else:
-            names.append(name)
-
-    for i, arg in enumerate(args):
-        known = i < len(parameters) and parameters[i].kind in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        )
-        walk(arg, parameters[i].name if known else f"arg{i}")
-    for name, arg in kwargs.items():
-        walk(arg, name)
-    return names
 
 
 # Fetching: how each argument of the machine code is found at a call.
@@ -278,60 +155,86 @@ class _Constant:
         self.value = value
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """What :func:`jit` was told beside the function."""
+
+    opt_level: int = 2
+    static_argnames: tuple[str, ...] = ()
+    static_rows: bool | tuple[str, ...] = False
+    sites: tuple[tuple[str, Site], ...] = ()
+    allow_other_sites: bool = False
+
+    def rows_are_static(self, parameter: str) -> bool:
+        return parameter in self.static_rows if isinstance(self.static_rows, tuple) else self.static_rows
+
+
+class _Record:
+    """A dataclass among the results."""
+
+    def __init__(self, kind: type, extra: dict[str, Any], names: list[str], items: list[Any]) -> None:
+        self.kind, self.extra, self.names, self.items = kind, extra, names, items
+
+
 class _Specialization:
-    """One recording of a function: its text, how its arguments are found, and, once compiled, its machine code."""
+    """One recording of a function: its program, how its arguments are found, and, once compiled, its machine code."""
 
     def __init__(
         self,
-        name: str,
+        program: Recorded,
         trace: Trace,
         tree: Any,
-        results: list[Value],
         guards: Guards,
         leaf_names: list[str],
         coders: dict[int, Any],
     ) -> None:
         """``coders``: a weak reference to each leaf that is a coder."""
-        self.name = name
+        self.name = program.name
         self.guards = guards
         self.native: Native | None = None
+        self.program = program
         self._tree = tree
         self._coders = coders
-        self._what = f"iam.jit({name})"
-        self.inputs = [_slot(value.type) for value in trace.inputs]
-        self.results = [_slot(value.type) for value in results]
-        self._fetches = [self._fetch(value, leaf_names) for value in trace.inputs]
+        self._what = f"iam.jit({self.name})"
+        self.inputs = [_slot(value.type) for value in program.inputs]
+        self.results = [_slot(value.type) for value in program.results]
+        self._fetches = [self._fetch(value, leaf_names) for value in program.inputs]
         self._weights = trace.coder_weights()
         self._widths = [slot.n_features if isinstance(slot, FeaturesSlot) else None for slot in self.results]
         # Which leaf gives the leading dimensions of each result, and which leaves must agree.
         groups: dict[Rows, list[int]] = {}
-        for value in trace.inputs:
+        for value in program.inputs:
             rows = None if isinstance(value.type, ScalarType) else value.type.rows
             if rows is not None and isinstance(value.source, FromArgument):
                 groups.setdefault(rows.root(), []).append(value.source.leaf)
         self._agree = [(leaves, [leaf_names[i] for i in leaves]) for leaves in groups.values() if len(leaves) > 1]
         self._prefix_leaf: list[int | None] = []
-        for result in results:
+        for result in program.results:
             rows = None if isinstance(result.type, ScalarType) else result.type.rows
             self._prefix_leaf.append(None if rows is None else groups[rows.root()][0])
         self._like_leaves = [
             value.source.leaf
-            for value in trace.inputs
+            for value in program.inputs
             if isinstance(value.source, FromArgument) and not isinstance(value.type, ScalarType)
         ]
-        with _engine.LOCK, _engine.context():
-            module, function = build_module(trace, results, name)
-            self._verify(module)
-            self.text = _engine.print_module(module, locations=True)
-            _engine.prepare_entry(function)
-            self.key: str = module.operation.get_asm(enable_debug_info=False)
-            self._module: Any = module
+        self._text: str | None = None
 
-    def _verify(self, module: Any) -> None:
+    @property
+    def text(self) -> str:
+        """The program in the ``iam`` dialect, with locations."""
+        if self._text is None:
+            with _engine.LOCK, _engine.context():
+                self._text = _engine.print_module(self._module()[0], locations=True)
+        return self._text
+
+    def _module(self) -> tuple[Any, Any]:
+        """The module and its function, verified. Needs the engine's lock and context."""
+        module, function = build_module(self.program)
         try:
             module.operation.verify()
         except _engine.ir().MLIRError as error:
             raise _engine.compile_error(error, f"{self._what}: the recorded program is not valid") from None
+        return module, function
 
     def _fetch(self, value: Input, names: list[str]) -> _Fetch:
         source = value.source
@@ -361,27 +264,19 @@ class _Specialization:
                 return False
         return self.guards.hold()
 
-    def compile(self, opt_level: int) -> float | None:
-        """Make the machine code, unless an equal program already has it; the milliseconds that took, if it was made."""
+    def compile(self, opt_level: int) -> Native | None:
+        """Make the machine code, unless an equal program already has it; what was made, or read from the disk."""
         with _engine.LOCK:
             if self.native is not None:
                 return None
-            spent = None
-            found = _PROGRAMS.get(self.key)
-            if found is None:
-                with _engine.context():
-                    module = self._module if self._module is not None else self._reparse()
-                    self._module = None  # consumed, whatever happens
-                    found = _engine.build_engine(module, self.inputs, self.results, opt_level=opt_level, verify=False)
-                _PROGRAMS[self.key] = found
-                spent = found.compile_ms
-            self._module = None
-            self.native = found
-            return spent
+            self.native, is_new = _engine.find_or_build(
+                self.program.fingerprint(), self._entry, self.inputs, self.results, opt_level=opt_level
+            )
+            return self.native if is_new else None
 
-    def _reparse(self) -> Any:
-        module = _engine.parse(self.text)
-        _engine.prepare_entry(module.body.operations[0])
+    def _entry(self) -> Any:
+        module, function = self._module()
+        _engine.prepare_entry(function)
         return module
 
     def run(self, leaves: list[Any]) -> Any:
@@ -454,6 +349,8 @@ def _fill(tree: Any, values: list[Any]) -> Any:
         return tree.value
     if isinstance(tree, dict):
         return {name: _fill(item, values) for name, item in tree.items()}
+    if isinstance(tree, _Record):
+        return _pytree.new_like(tree.kind, tree.extra, tree.names, [_fill(item, values) for item in tree.items])
     kind, items = tree
     filled = [_fill(item, values) for item in items]
     return kind(*filled) if hasattr(kind, "_fields") else kind(filled)
@@ -463,12 +360,16 @@ def _slot(type: Type) -> Slot:
     if isinstance(type, ScalarType):
         return NumberSlot("f32")
     if isinstance(type, FeaturesType):
-        return FeaturesSlot(None, type.n_features, type.k)
-    return TensorSlot("f32", (*([None] if type.rows is not None else []), *type.dims))
+        return FeaturesSlot(type.rows.size, type.n_features, type.k)
+    return TensorSlot("f32", (*([type.rows.size] if type.rows is not None else []), *type.dims))
 
 
-_PROGRAMS: weakref.WeakValueDictionary[str, Native] = weakref.WeakValueDictionary()
-"""Machine code by program text: functions that record the same program share it."""
+def _rows_of(leaf: Any) -> int | None:
+    """The number of rows of an argument; None for one without."""
+    kind = kind_of(leaf)
+    if kind == FEATURES or (kind == ARRAY and leaf.ndim >= 1):
+        return math.prod(_prefix(leaf))
+    return None
 
 
 class _Forget:
@@ -505,16 +406,18 @@ def _symbol(name: str) -> str:
 class JitFunction(Generic[P, R]):
     """A function that is recorded and compiled at its first call; see :func:`jit`."""
 
-    def __init__(self, function: Callable[P, R], *, name: str | None = None, opt_level: int = 2) -> None:
+    def __init__(self, function: Callable[P, R], *, name: str | None = None, options: _Options | None = None) -> None:
         functools.update_wrapper(self, function)
         #: The uncompiled function: runs eagerly, on any device, differentiable.
         self.function = function
         self.name = _symbol(name or getattr(function, "__name__", None) or type(function).__name__)
-        self._opt_level = opt_level
+        self._options = options or _Options()
+        # Calls of functions with such options are looked at argument by argument.
+        self._is_plain = not self._options.static_argnames and not self._options.static_rows
         self._lock = threading.RLock()
         self._cache: OrderedDict[Any, list[_Specialization]] = OrderedDict()
         self._last: _Specialization | None = None
-        self._counters = {"compilations": 0, "recordings": 0, "compile_ms": 0.0, "record_ms": 0.0}
+        self._counters = {"compilations": 0, "cache_hits": 0, "recordings": 0, "compile_ms": 0.0, "record_ms": 0.0}
 
     def __repr__(self) -> str:
         return f"<iam.jit {self.name}>"
@@ -533,8 +436,8 @@ class JitFunction(Generic[P, R]):
         """
         leaves: list[Any] = []
         try:
-            key = _flatten_call(args, kwargs, leaves)
-        except _TracedArgumentError:
+            key = self._key(args, kwargs, leaves)
+        except TracedArgumentError:
             return self.function(*args, **kwargs)
         found = self._find(key, leaves)
         if found is None or found.native is None:
@@ -542,6 +445,37 @@ class JitFunction(Generic[P, R]):
         self._last = found
         result: R = found.run(leaves)
         return result
+
+    def _key(self, args: Any, kwargs: Any, leaves: list[Any]) -> Any:
+        """Fill ``leaves``; what calls that share a recording have in common."""
+        key: list[Any] = []
+        if self._is_plain:
+            for arg in args:
+                _pytree.flatten(arg, leaves, key)
+            if kwargs:
+                for name in sorted(kwargs):
+                    key.append(name)
+                    _pytree.flatten(kwargs[name], leaves, key)
+            return tuple(key)
+        args, kwargs = self._marked(args, kwargs)
+        named = [(_pytree.parameter_of(self.function, i), arg) for i, arg in enumerate(args)]
+        for i, (name, arg) in enumerate([*named, *((name, kwargs[name]) for name in sorted(kwargs))]):
+            first = len(leaves)
+            if i >= len(args):
+                key.append(name)
+            _pytree.flatten(arg, leaves, key)
+            if self._options.rows_are_static(name):
+                key.append(tuple(_rows_of(leaf) for leaf in leaves[first:]))
+        return tuple(key)
+
+    def _marked(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with those that are known while recording marked."""
+        static = self._options.static_argnames
+        if not static:
+            return args, kwargs
+        names = [_pytree.parameter_of(self.function, i) for i in range(len(args))]
+        marked = tuple(Static(arg) if name in static else arg for name, arg in zip(names, args, strict=True))
+        return marked, {name: Static(arg) if name in static else arg for name, arg in kwargs.items()}
 
     def _find(self, key: Any, leaves: list[Any]) -> _Specialization | None:
         for found in self._cache.get(key, ()):
@@ -559,10 +493,11 @@ class JitFunction(Generic[P, R]):
                 self._counters["record_ms"] += (time.perf_counter() - start) * 1e3
                 self._keep(key, found)
             self._last = found
-            spent = found.compile(self._opt_level)
-            if spent is not None:
+            made = found.compile(self._options.opt_level)
+            if made is not None:
                 self._counters["compilations"] += 1
-                self._counters["compile_ms"] += spent
+                self._counters["cache_hits"] += made.from_disk
+                self._counters["compile_ms"] += made.compile_ms
             return found
 
     def _keep(self, key: Any, made: _Specialization) -> None:
@@ -572,29 +507,37 @@ class JitFunction(Generic[P, R]):
 
     def _record(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> _Specialization:
         guards = Guards(self.function)
-        leaf_names = _names_of_leaves(self.function, args, kwargs)
-        trace = Trace(self.name, sys._getframe())
+        args, kwargs = self._marked(args, {name: kwargs[name] for name in sorted(kwargs)})
+        leaf_names, parameters, sites = _pytree.leaves_of(self.function, args, kwargs)
+        trace = Trace(self.name, sys._getframe(), allow_other_sites=self._options.allow_other_sites)
         trace.names.update(guards.names)
         trace.coders.update((id(coder), coder) for coder in guards.coders)
         coders: dict[int, Any] = {}
         forget = _Forget(weakref.ref(self), key)
         stand_ins = []
+        static = self._options.static_argnames
+        kinds = [
+            _pytree.CONSTANT if parameter in static else kind_of(leaf)
+            for leaf, parameter in zip(leaves, parameters, strict=True)
+        ]
         rows_given = any(
-            (_kind_of(leaf) == _ARRAY and leaf.ndim >= 2) or _kind_of(leaf) == _FEATURES for leaf in leaves
+            (kind == ARRAY and leaf.ndim >= 2) or kind == FEATURES for leaf, kind in zip(leaves, kinds, strict=True)
         )
         for i, (leaf, name) in enumerate(zip(leaves, leaf_names, strict=True)):
-            kind = _kind_of(leaf)
-            if kind == _CODER:
+            kind = kinds[i]
+            if kind == CODER:
                 trace.coder_leaves.setdefault(id(leaf), i)
                 trace.coders[id(leaf)] = leaf
                 trace.names[id(leaf)] = name
                 coders[i] = weakref.ref(leaf, forget)
-            type = self._type_of(leaf, kind, name, rows_given)
-            rows_given = rows_given or (kind == _ARRAY and leaf.ndim == 1)
+            rows = Rows(_rows_of(leaf) if self._options.rows_are_static(parameters[i]) else None)
+            type = self._type_of(leaf, kind, name, rows_given, rows)
+            rows_given = rows_given or (kind == ARRAY and leaf.ndim == 1)
             stand_ins.append(leaf if type is None else trace.argument(i, type, name))
+            self._place(trace, stand_ins[-1], parameters[i], sites[i])
         remaining = iter(stand_ins)
-        new_args = [_rebuild(arg, remaining) for arg in args]
-        new_kwargs = {name: _rebuild(arg, remaining) for name, arg in kwargs.items()}
+        new_args = [_pytree.rebuild(arg, remaining) for arg in args]
+        new_kwargs = {name: _pytree.rebuild(arg, remaining) for name, arg in kwargs.items()}
         try:
             returned = self.function(*new_args, **new_kwargs)
             results: list[Value] = []
@@ -604,25 +547,35 @@ class JitFunction(Generic[P, R]):
         if not results:
             raise TraceError(
                 f"iam.jit({self.name}): the function returned {describe(returned)}, nothing that depends on its array "
-                "arguments. Return traced tensors or features, alone or in tuples, lists and dicts."
+                "arguments. Return traced tensors or features, alone or in tuples, lists, dicts and dataclasses."
             )
-        return _Specialization(self.name, trace, tree, results, guards, leaf_names, coders)
+        program = Recorded(self.name, tuple(trace.inputs), tuple(trace.nodes), tuple(results), {})
+        return _Specialization(program, trace, tree, guards, leaf_names, coders)
 
-    def _type_of(self, leaf: Any, kind: int, name: str, rows_given: bool) -> Type | None:
+    def _place(self, trace: Trace, stand_in: Any, parameter: str, site: Site | None) -> None:
+        """Note the site of an argument: from the key it came under, else from ``sites=``."""
+        if not isinstance(stand_in, Traced):
+            return
+        if site is not None:
+            trace.places.put(stand_in._value, site, "the key that it is given under")
+        elif (told := dict(self._options.sites).get(parameter)) is not None:
+            trace.places.put(stand_in._value, told, f"sites= of iam.jit for argument {parameter}")
+
+    def _type_of(self, leaf: Any, kind: int, name: str, rows_given: bool, rows: Rows) -> Type | None:
         """The traced type of a leaf, or None for one that is passed as it is.
 
         A one-dimensional array is a vector, unless no argument has rows: then the first is one row.
         """
-        if kind == _NUMBER or (kind == _ARRAY and leaf.ndim == 0):
+        if kind == NUMBER or (kind == ARRAY and leaf.ndim == 0):
             return ScalarType()
-        if kind == _FEATURES:
+        if kind == FEATURES:
             if leaf.row_scale is not None:
                 raise TraceError(
                     f"iam.jit({self.name}): argument {name} are features that carry statistics of their rows (a coder that "
                     "normalises each activation). Compiled programs have no place for these; use the features outside."
                 )
-            return FeaturesType(Rows(), leaf.n_features, leaf.k)
-        if kind != _ARRAY:
+            return FeaturesType(rows, leaf.n_features, leaf.k)
+        if kind != ARRAY:
             return None
         what = f"iam.jit({self.name}): argument {name}"
         if (leaf.dtype.is_floating_point if is_torch(leaf) else leaf.dtype.kind == "f") is False:
@@ -631,7 +584,7 @@ class JitFunction(Generic[P, R]):
                 "float32; indices of features are given as a tuple or list of ints."
             )
         width = int(leaf.shape[-1])
-        return TensorType(None, (width,)) if leaf.ndim == 1 and rows_given else TensorType(Rows(), (width,))
+        return TensorType(None, (width,)) if leaf.ndim == 1 and rows_given else TensorType(rows, (width,))
 
     def _results(self, trace: Trace, returned: Any, results: list[Value]) -> Any:
         if isinstance(returned, TracedScalar):
@@ -648,11 +601,14 @@ class JitFunction(Generic[P, R]):
             return type(returned), [self._results(trace, item, results) for item in returned]
         if isinstance(returned, dict):
             return {name: self._results(trace, item, results) for name, item in returned.items()}
+        if (names := _pytree.fields_of(returned)) is not None:
+            items = [self._results(trace, getattr(returned, name), results) for name in names]
+            return _Record(type(returned), _pytree.others_of(returned, names), names, items)
         if returned is None or isinstance(returned, (bool, int, float, str)):
             return _Constant(returned)
         raise TraceError(
             f"iam.jit({self.name}): a result is {describe(returned)}; results are traced tensors and features, alone or "
-            "in tuples, lists and dicts, and constants (None, numbers, str)"
+            "in tuples, lists, dicts and dataclasses, and constants (None, numbers, str)"
         )
 
     # What the compiler makes of it.
@@ -661,8 +617,8 @@ class JitFunction(Generic[P, R]):
         """Record and compile for arguments like these, without running. Later calls with such arguments are ready."""
         leaves: list[Any] = []
         try:
-            key = _flatten_call(args, kwargs, leaves)
-        except _TracedArgumentError:
+            key = self._key(args, kwargs, leaves)
+        except TracedArgumentError:
             raise TraceError(f"iam.jit({self.name}).lower: expected example arrays, got traced values") from None
         return Lowered(self._prepare(key, leaves, args, kwargs))
 
@@ -683,7 +639,8 @@ class JitFunction(Generic[P, R]):
         return Lowered(self._last).mlir(stage)
 
     def stats(self) -> dict[str, float]:
-        """Counters: ``compilations``, ``compile_ms`` (their sum), ``recordings``, ``record_ms``.
+        """Counters: ``compilations`` (``cache_hits`` of them read from the disk), ``compile_ms`` (the sum), ``recordings``,
+        ``record_ms``.
 
         A recording whose program equals one that is already compiled costs no compilation.
         """

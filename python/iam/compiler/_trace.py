@@ -8,6 +8,7 @@ finished trace into a module. Shapes are checked while recording, so an error na
 from __future__ import annotations
 
 import itertools
+import linecache
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
+from iam.compiler._hints import SUPPORTED, hint_for
+from iam.compiler._places import Places, at_its_site
 from iam.core.config import suggestion
 from iam.core.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError, TraceError
 from iam.core.features import SparseFeatures
@@ -53,12 +56,21 @@ WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
 
 class Rows:
-    """A number of rows that only a call knows. Two that must be equal are merged (union-find)."""
+    """A number of rows. Two that must be equal are merged (union-find).
 
-    __slots__ = ("_parent",)
+    Args:
+        size: The number, if the program is made for one; None if only a call knows it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_parent", "_size")
+
+    def __init__(self, size: int | None = None) -> None:
         self._parent: Rows | None = None
+        self._size = size
+
+    @property
+    def size(self) -> int | None:
+        return self.root()._size
 
     def root(self) -> Rows:
         rows = self
@@ -70,10 +82,11 @@ class Rows:
         a, b = self.root(), other.root()
         if a is not b:
             b._parent = a
+            a._size = b._size if a._size is None else a._size
         return a
 
     def __repr__(self) -> str:
-        return "rows"
+        return "rows" if self.size is None else str(self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,7 @@ class TensorType:
         return self.dims[-1]
 
     def __str__(self) -> str:
-        return "[" + ", ".join([*(["rows"] if self.rows else []), *map(str, self.dims)]) + "]"
+        return "[" + ", ".join([*([] if self.rows is None else [repr(self.rows)]), *map(str, self.dims)]) + "]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,7 @@ class FeaturesType:
     k: int | None
 
     def __str__(self) -> str:
-        return f"[rows, {self.n_features}]" + ("" if self.k is None else f", k = {self.k}")
+        return f"[{self.rows!r}, {self.n_features}]" + ("" if self.k is None else f", k = {self.k}")
 
 
 class SourceLine(NamedTuple):
@@ -228,10 +241,12 @@ class Trace:
     Args:
         name: Of the traced function, for messages.
         entry: The frame that calls the traced function; frames outside of it are not part of the program.
+        allow_other_sites: Coders may read other sites than those they were trained at.
     """
 
-    def __init__(self, name: str, entry: FrameType | None = None) -> None:
+    def __init__(self, name: str, entry: FrameType | None = None, *, allow_other_sites: bool = False) -> None:
         self.name = name
+        self.places = Places(self, allow_other=allow_other_sites)
         self.inputs: list[Input] = []
         self.nodes: list[Node] = []
         self.coder_leaves: dict[int, int] = {}  # id of a coder argument -> leaf
@@ -261,13 +276,22 @@ class Trace:
 
     def where(self) -> str:
         lines = self.frames()
-        return f"at {lines[0]} in {lines[0].function}" if lines else f"in {self.name}"
+        if not lines:
+            return f"in {self.name}"
+        callers = "".join(f", called from {line} in {line.function}" for line in lines[1:4])
+        return f"at {lines[0]} in {lines[0].function}{callers}"
+
+    def excerpt(self) -> str:
+        """The user's line that leads here, on a line of its own."""
+        lines = self.frames()
+        text = linecache.getline(lines[0].file, lines[0].line).strip() if lines else ""
+        return f"\n  {lines[0].line} | {text}" if text else ""
 
     def fail(self, what: str, hint: str) -> NoReturn:
-        raise TraceError(f"iam.jit({self.name}): {what} ({self.where()}). {hint}")
+        raise TraceError(f"iam.jit({self.name}): {what} ({self.where()}). {hint}{self.excerpt()}")
 
     def _shape_error(self, message: str, code: str = "width") -> NoReturn:
-        raise ShapeError(f"iam.jit({self.name}): {message} ({self.where()})", code=code)
+        raise ShapeError(f"iam.jit({self.name}): {message} ({self.where()}){self.excerpt()}", code=code)
 
     def check_active(self) -> None:
         if not self._active:
@@ -363,6 +387,7 @@ class Trace:
         self.check_active()
         node = Node(op, operands, type, self.frames(), attributes)
         self.nodes.append(node)
+        self.places.node(node)
         return self._wrap(node)
 
     def own(self, traced: Traced) -> Value:
@@ -446,6 +471,7 @@ class Trace:
 
     # Coders: what iam.SAE calls while it is being traced.
 
+    @at_its_site
     def encode(self, coder: Any, x: Any) -> TracedFeatures:
         """``coder.encode(x)``."""
         cfg = coder.cfg
@@ -484,6 +510,7 @@ class Trace:
         if cfg.architecture == "matching_pursuit":
             self.fail('coders of architecture "matching_pursuit" cannot be compiled', "Call them outside.")
 
+    @at_its_site
     def decode(self, coder: Any, f: Any) -> TracedTensor:
         """``coder.decode(f)``."""
         self._check_conventions(coder)
@@ -617,9 +644,10 @@ class Trace:
             self._shape_error(f"{op}: expected two activations of one width, got {a} and {b}")
         self._merge_rows(a, b)
 
-    @staticmethod
-    def _merge_rows(a: TensorType | FeaturesType, b: TensorType | FeaturesType) -> None:
+    def _merge_rows(self, a: TensorType | FeaturesType, b: TensorType | FeaturesType) -> None:
         assert a.rows is not None and b.rows is not None
+        if None not in (a.rows.size, b.rows.size) and a.rows.size != b.rows.size:
+            self._shape_error(f"expected operands with the same number of rows, got {a} and {b}", "shape")
         a.rows.merge(b.rows)
 
     # Features.
@@ -823,7 +851,7 @@ _BRANCH = _UNKNOWN + (
     "Branch on Python values (int, bool and str arguments, closures), or return the tensor and decide outside."
 )
 _READ = _UNKNOWN + "Return it and read it from the result."
-_VALUES = "Supported: + - * / with tensors, vectors and numbers, coders (encode, decode), the functions of iam.ops."
+_VALUES = SUPPORTED
 
 
 class Traced:
@@ -848,7 +876,8 @@ class Traced:
             raise AttributeError(name)
         self._trace.check_active()
         raise _NoAttributeError(
-            f"iam.jit({self._trace.name}): .{name} of {self!r} cannot be recorded ({self._trace.where()}). {_VALUES}"
+            f"iam.jit({self._trace.name}): .{name} of {self!r} cannot be recorded ({self._trace.where()}). {hint_for(name)}"
+            f"{self._trace.excerpt()}"
         )
 
     __hash__ = object.__hash__
@@ -878,6 +907,9 @@ class Traced:
     __floordiv__ = _refuse("no // of", _VALUES)
     __rfloordiv__ = __floordiv__
     __abs__ = _refuse("no abs() of", _VALUES)
+    __round__ = _refuse("no round() of", _VALUES)
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _refuse("no & | ^ of", _BRANCH)
+    __invert__ = _refuse("no ~ of", _BRANCH)
 
     # NumPy and torch functions that meet a stand-in.
 
@@ -888,11 +920,11 @@ class Traced:
         if ufunc.__name__ == "negative" and method == "__call__" and not kwargs:
             return self._trace.node("arith.negf", (self._trace.own(self),), self._value.type)
         self._trace.check_active()
-        self._trace.fail(f"numpy.{ufunc.__name__} of {self!r} cannot be recorded", _VALUES)
+        self._trace.fail(f"numpy.{ufunc.__name__} of {self!r} cannot be recorded", hint_for(ufunc.__name__))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         self._trace.check_active()
-        self._trace.fail(f"numpy.{func.__name__} of {self!r} cannot be recorded", _VALUES)
+        self._trace.fail(f"numpy.{func.__name__} of {self!r} cannot be recorded", hint_for(func.__name__))
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -904,7 +936,7 @@ class Traced:
             left, right = reversed(args) if name in _TORCH_REVERSED else args
             return traced._trace.binary(op, left, right)
         traced._trace.check_active()
-        traced._trace.fail(f"torch.{name} of {traced!r} cannot be recorded", _VALUES)
+        traced._trace.fail(f"torch.{name} of {traced!r} cannot be recorded", hint_for(name))
 
 
 def _first_traced(values: Any) -> Traced | None:
@@ -995,13 +1027,19 @@ class _RowCount:
     def _use(self, *_: Any) -> Any:
         self._trace.fail(
             "the number of rows is not known while the function is being recorded",
-            "One program serves every batch size; use the shape of the argument outside of the function.",
+            "One program serves every batch size: use the shape of the argument outside of the function, or "
+            "iam.jit(static_rows=True), which makes a program for each number of rows.",
         )
 
     __hash__ = object.__hash__
     __index__ = __int__ = __float__ = __bool__ = _use
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _use
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _use
+
+
+def _row_count(traced: TracedTensor | TracedFeatures) -> Any:
+    rows = traced._type.rows
+    return _RowCount(traced._trace) if rows is None or rows.size is None else rows.size
 
 
 class TracedTensor(_Arithmetic):
@@ -1019,8 +1057,8 @@ class TracedTensor(_Arithmetic):
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """``(rows, d)`` with a placeholder for rows, or ``(d,)``."""
-        return self._type.dims if self._type.rows is None else (_RowCount(self._trace), *self._type.dims)
+        """``(rows, d)`` with a placeholder for rows that only a call knows, or ``(d,)``."""
+        return self._type.dims if self._type.rows is None else (_row_count(self), *self._type.dims)
 
     @property
     def ndim(self) -> int:
@@ -1044,7 +1082,7 @@ class TracedFeatures(Traced):
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        return (_RowCount(self._trace), self._type.n_features)
+        return (_row_count(self), self._type.n_features)
 
     @property
     def ndim(self) -> int:
