@@ -390,3 +390,23 @@ def test_conversion_between_formats(tmp_path):
     iam.formats.save(build(raw), tmp_path / "d", format="circuit_tracer_clt")
     convert_path(tmp_path / "d", tmp_path / "e", "iam")
     assert np.array_equal(np.asarray(native.read_raw(tmp_path / "e").tensors["W_dec.0"]), raw.tensors["W_dec.0"])
+
+
+@pytest.mark.slow
+def test_int8_of_the_sae_in_the_package(smollm2, tmp_path):
+    """A quarter of the size, and the same explained variance to 0.001, on text that it was not trained on."""
+    root = Path(__file__).resolve().parents[2]
+    sae = iam.SAE.load_from_disk(Path(iam.__file__).parent / "data" / "smollm2-135m-resid_post-15")
+    text = (root / "tests" / "fixtures" / "persuasion.txt").read_text(encoding="utf-8")[:20_000]
+    ids = smollm2.tokenizer(text)["input_ids"][:4096]
+    tokens = np.array(ids[: len(ids) // 128 * 128]).reshape(-1, 128)
+    size, variance = {}, {}
+    for dtype in ("float32", "int8"):
+        native.write(sae, tmp_path / dtype, dtype)
+        size[dtype] = native.files(tmp_path / dtype)[0].stat().st_size
+        coder = native.read(tmp_path / dtype)
+        found = iam.evaluate(coder, model=smollm2, tokens=tokens, losses=False, from_position=1)
+        variance[dtype] = found.metrics["reconstruction_quality"]["explained_variance"]
+    print(f"int8 of the shipped SAE: {size}, explained variance {variance}")
+    assert size["int8"] < 0.26 * size["float32"]
+    assert variance["float32"] > 0.5 and abs(variance["int8"] - variance["float32"]) < 1e-3
