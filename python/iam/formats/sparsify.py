@@ -2,7 +2,8 @@
 
 Stored: ``encoder.weight [f, d_in]``, the **transpose** of IAM's ``W_enc``; ``encoder.bias [f]``; ``W_dec [f, d_out]``, IAM's own orientation;
 ``b_dec [d_out]``; optional ``W_skip [d_out, d_in]``, applied as ``x @ W_skip.T``. TopK or GroupMax of ``k``. ``b_dec`` is subtracted from the
-input unless ``transcode`` is set, whatever ``normalize_decoder`` says.
+input unless ``transcode`` is set, whatever ``normalize_decoder`` says. Configs of old versions may say ``signed`` (AbsTopK); they are read and
+not written, because version 1.3 would run such a coder as plain TopK.
 """
 
 from __future__ import annotations
@@ -171,8 +172,6 @@ def write_raw(raw: RawCoder, path: str | Path) -> Path:
         "skip_connection": "W_skip" in raw.tensors,
         "transcode": raw.kind == "transcoder",
     }
-    if raw.architecture == "abstopk":
-        record["signed"] = True
     write_json(folder / CONFIG_NAME, record)
     write_sidecar(folder, NAME, raw)
     return folder
@@ -181,9 +180,10 @@ def write_raw(raw: RawCoder, path: str | Path) -> Path:
 def prepare(raw: RawCoder, path: Path) -> RawCoder:
     """The record in the form that this format has; errors as :func:`write`."""
     check_storage(path, raw.dtype)
-    if raw.kind not in ("sae", "transcoder") or raw.architecture not in ("abstopk", "groupmax", "topk"):
+    if raw.kind not in ("sae", "transcoder") or raw.architecture not in ("groupmax", "topk"):
         raise FormatError(
-            f"{path}: sparsify holds topk, abstopk and groupmax of one layer, got {raw.kind} {raw.architecture}",
+            f"{path}: sparsify holds topk and groupmax of one layer, got {raw.kind} {raw.architecture}"
+            + ("; version 1.3 reads a signed coder as plain topk" if raw.architecture == "abstopk" else ""),
             code="architecture",
         )
     raw = fold_norm_scale(fold_rescaling(raw))
