@@ -1,5 +1,6 @@
 """Evaluation against the formulas written out densely, and against a small random model."""
 
+import contextlib
 import json
 import math
 
@@ -11,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 import iam  # noqa: E402
 from iam.errors import ArgumentError, NonFiniteError, ShapeError, SiteError  # noqa: E402
-from iam.evaluation import DensityHistogram, Evaluation, evaluate, evaluate_layers, weight_metrics  # noqa: E402
+from iam.evaluation import DensityHistogram, Evaluation, evaluate, weight_metrics  # noqa: E402
 
 WIDTH, D_SAE, VOCABULARY = 16, 40, 53
 
@@ -351,35 +352,125 @@ def cross_layer():
     )
 
 
-def test_a_cross_layer_transcoder_layer_by_layer(lm):
+PLAIN = ("explained_variance", "mse", "cossim", "l2_ratio", "relative_reconstruction_bias", "l0", "l1", "dead_features")
+
+
+def cross_entropy(logits, ids):
+    return float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+
+
+def test_a_cross_layer_transcoder_as_a_whole_and_layer_by_layer(lm):
     clt = cross_layer()
     ids = torch.randint(3, VOCABULARY, (5, 8), generator=torch.Generator().manual_seed(3))
     sites = [iam.Site(i, kind) for kind in ("mlp_in", "mlp_out") for i in (0, 1)]
     seen = lm.capture(ids, sites)
     rows = [seen[s].reshape(-1, WIDTH).numpy() for s in sites]
-    found = evaluate_layers(clt, model=lm, tokens=ids, batch_size=5)
-    direct = evaluate_layers(clt, activations=rows[:2], targets=rows[2:])
-    outputs, codes = clt(rows[:2]), clt.encode(rows[:2])
-    for t in (0, 1):
-        expected = oracle(rows[2 + t], outputs[t], codes[t].to_dense())
-        for name in ("explained_variance", "mse", "cossim", "l0", "l1", "dead_features"):
-            assert getattr(found[t], name) == pytest.approx(expected[name], rel=1e-5), name
-            assert getattr(direct[t], name) == pytest.approx(expected[name], rel=1e-5), name
-        assert f"layer {t}" in found[t].coder
+    found = evaluate(clt, model=lm, tokens=ids, batch_size=5)
+    direct = evaluate(clt, activations=rows[:2], targets=rows[2:])
+    outputs, codes = clt(rows[:2]), [f.to_dense() for f in clt.encode(rows[:2])]
+    cases = [(rows[2 + t], outputs[t], codes[t]) for t in (0, 1)]
+    cases.append(tuple(np.concatenate(side, -1) for side in zip(*cases, strict=True)))
+    for made in (found, direct):
+        for case, part in zip(cases, [*made.parts, made], strict=True):
+            expected = oracle(*case)
+            for name in PLAIN:
+                assert getattr(part, name) == pytest.approx(expected[name], rel=1e-5), name
+    assert [part.site for part in found.parts] == ["mlp_out.0", "mlp_out.1"]
+    assert [part.site for part in direct.parts] == ["0", "1"]
+    np.testing.assert_array_equal(found.feature_density, np.concatenate([p.feature_density for p in found.parts]))
     with lm.with_coders(clt):
-        logits = lm.logits(ids)
-    expected = float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
-    assert found[0].ce_loss_with_sae == found[1].ce_loss_with_sae == pytest.approx(expected, rel=1e-5)
+        assert found.ce_loss_with_sae == pytest.approx(cross_entropy(lm.logits(ids), ids), rel=1e-5)
     with lm.attach("mlp_out.0", torch.zeros_like), lm.attach("mlp_out.1", torch.zeros_like):
-        logits = lm.logits(ids)
-    expected = float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
-    assert found[0].ce_loss_with_ablation == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ShapeError, match="expected 2 activations and as many targets, got 2 and 0"):
-        evaluate_layers(clt, activations=rows[:2])
-    with pytest.raises(ArgumentError, match=r"use iam\.evaluation\.evaluate_layers"):
-        evaluate(clt, model=lm, tokens=ids)
-    with pytest.raises(ArgumentError, match=r"expected an iam\.CrossLayerTranscoder"):
-        evaluate_layers(coder(), model=lm, tokens=ids)
+        assert found.ce_loss_with_ablation == pytest.approx(cross_entropy(lm.logits(ids), ids), rel=1e-5)
+    assert all(part.ce_loss_with_sae is None for part in found.parts)  # they are in the model together
+
+
+def crosscoder(**metadata):
+    rng = np.random.default_rng(7)
+    return iam.Crosscoder(
+        iam.CoderConfig(architecture="topk", d_in=WIDTH, d_sae=D_SAE, k=5, metadata=metadata),
+        W_enc=rng.standard_normal((2, WIDTH, D_SAE)) / 4,
+        b_enc=rng.standard_normal(D_SAE) / 4,
+        W_dec=rng.standard_normal((D_SAE, 2, WIDTH)) / 4,
+        b_dec=rng.standard_normal((2, WIDTH)) / 4,
+    )
+
+
+def test_a_crosscoder_as_a_whole_and_site_by_site(lm):
+    names = ["blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"]
+    coder = crosscoder(hook_names=names)
+    places = [iam.Site.parse(name) for name in names]
+    ids = torch.randint(3, VOCABULARY, (5, 8), generator=torch.Generator().manual_seed(3))
+    seen = lm.capture(ids, places)
+    xs = [seen[s].reshape(-1, WIDTH).numpy() for s in places]
+    found = evaluate(coder, model=lm, tokens=ids, batch_size=5)
+    direct = evaluate(coder, activations=np.stack(xs))
+    several = evaluate(coder, activations=([x[:25] for x in xs], [x[25:] for x in xs]).__iter__())
+    outs, f = coder(xs), coder.encode(xs).to_dense()
+    cases = [(xs[s], outs[s], f) for s in (0, 1)]
+    cases.append((np.concatenate(xs, -1), np.concatenate(outs, -1), f))
+    for made in (found, direct):
+        for case, part in zip(cases, [*made.parts, made], strict=True):
+            expected = oracle(*case)
+            for name in PLAIN:
+                assert getattr(part, name) == pytest.approx(expected[name], rel=1e-5), name
+    assert several.explained_variance == pytest.approx(direct.explained_variance, rel=1e-6)
+    shapes = [seen[s].shape for s in places]
+    known = dict(
+        zip(places, (torch.from_numpy(out).reshape(n) for out, n in zip(outs, shapes, strict=True)), strict=True)
+    )
+    for part, replaced in zip([*found.parts, found], [places[:1], places[1:], places], strict=True):
+        with contextlib.ExitStack() as stack:
+            for site in replaced:
+                stack.enter_context(lm.attach(site, lambda rows, site=site: known[site].reshape(rows.shape)))
+            assert part.ce_loss_with_sae == pytest.approx(cross_entropy(lm.logits(ids), ids), rel=1e-5)
+        with contextlib.ExitStack() as stack:
+            for site in replaced:
+                stack.enter_context(lm.attach(site, torch.zeros_like))
+            assert part.ce_loss_with_ablation == pytest.approx(cross_entropy(lm.logits(ids), ids), rel=1e-5)
+    assert evaluate(crosscoder(), model=lm, tokens=ids, site=names, losses=False).mse == pytest.approx(found.mse)
+
+
+def test_several_sites_as_text_json_and_with_positions_left_out(lm):
+    coder = crosscoder(hook_names=["blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"])
+    texts = [[5, 6, 7, 8, 9], [10, 11, 12]]
+    padded = torch.tensor([texts[0], texts[1] + [0, 0]])
+    mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    found = evaluate(coder, model=lm, tokens=iter(texts), from_position=1, exclude_special_tokens=[7])
+    kept = [(0, 1), (0, 3), (0, 4), (1, 1), (1, 2)]
+    assert found.total_tokens_eval_sparsity_variance == len(kept)
+    _, f = lm.run_with_crosscoder(
+        padded, coder, attention_mask=mask, from_position=1, exclude_special_tokens=[7], return_type=None
+    )
+    assert found.l0 == pytest.approx(float((f.to_dense() != 0).sum()) / len(kept))
+    document = json.loads(found.to_json())
+    assert [part["site"] for part in document["parts"]] == ["resid_post.0", "mlp_out.1"]
+    assert document["parts"][0]["metrics"]["reconstruction_quality"]["mse"] == found.parts[0].mse
+    lines = str(found).splitlines()
+    assert lines[-3].split()[:3] == ["site", "explained_variance", "mse"] and lines[-1].split()[0] == "mlp_out.1"
+    assert lines[-1].split()[2] == f"{found.parts[1].mse:.4f}"
+
+
+def test_what_does_not_fit_a_coder_of_several_sites(lm):
+    clt, rows = cross_layer(), [np.zeros((3, WIDTH), np.float32)] * 2
+    cases = [
+        (clt, {"activations": rows}, ArgumentError, "pass targets"),
+        (clt, {"activations": rows, "targets": rows[:1]}, ShapeError, "expected 2 targets, one for each site"),
+        (
+            clt,
+            {"activations": rows, "targets": [r[:2] for r in rows]},
+            ShapeError,
+            r"same rows at every site, got \[3, 3, 2, 2\]",
+        ),
+        (clt, {"activations": [rows[0][:, :5], rows[1]], "targets": rows}, ShapeError, "d_in"),
+        (clt, {"activations": iter([3]), "targets": iter([rows])}, ArgumentError, "activations as 2 arrays, got int"),
+        (crosscoder(), {"activations": rows, "targets": rows}, ArgumentError, "no targets for a Crosscoder"),
+        (crosscoder(), {"model": lm, "tokens": [[3, 4]]}, SiteError, "expected 2 different sites"),
+        (clt, {"model": lm, "tokens": [[3, 4]], "site": "mlp_in.0"}, ArgumentError, "no site for a cross-layer"),
+    ]
+    for coder_, arguments, error, message in cases:
+        with pytest.raises(error, match=message):
+            evaluate(coder_, **arguments)
 
 
 def test_import_needs_no_torch():

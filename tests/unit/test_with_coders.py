@@ -476,8 +476,113 @@ def test_coders_of_several_sites_that_do_not_fit(lm):
         W_dec=rng.standard_normal((8, 2, WIDTH)),
         b_dec=np.zeros((2, WIDTH)),
     )
-    with pytest.raises(ArgumentError, match="reads every site before it writes the first"):
+    with pytest.raises(ArgumentError, match=r"no single forward pass can do both; run_with_crosscoder takes two"):
         lm.with_coders(crosscoder)
+
+
+def crosscoder(*names):
+    rng = np.random.default_rng(4)
+    cfg = iam.CoderConfig(architecture="topk", d_in=WIDTH, d_sae=48, k=6, metadata={"hook_names": list(names)})
+    return iam.Crosscoder(
+        cfg,
+        W_enc=rng.standard_normal((2, WIDTH, 48)) / 6,
+        b_enc=rng.standard_normal(48) / 10,
+        W_dec=rng.standard_normal((48, 2, WIDTH)) / 8,
+        b_dec=rng.standard_normal((2, WIDTH)) / 10,
+    )
+
+
+def test_a_crosscoder_in_two_passes(lm, ids):
+    names = ["resid_post.0", "mlp_out.2"]
+    coder, sites = crosscoder(*names), [Site.parse(name) for name in names]
+    clean = lm.capture(ids, sites)
+    outs = coder([clean[s] for s in sites])
+    seen = {}
+
+    def look(site):
+        return lm.attach(site, lambda rows: seen.setdefault(site, rows.clone()))
+
+    untouched = lm._placed
+
+    def watched(*arguments):  # what stands at the sites in the second pass
+        stack = untouched(*arguments)
+        for site in sites:
+            stack.enter_context(look(site))
+        return stack
+
+    lm._placed = watched
+    try:
+        logits, f = lm.run_with_crosscoder(ids, coder)
+    finally:
+        del lm._placed
+    for site, out in zip(sites, outs, strict=True):
+        torch.testing.assert_close(seen[site].reshape(out.shape), out)
+    assert torch.equal(f.to_dense(), coder.encode([clean[s] for s in sites]).to_dense())
+    assert not torch.allclose(logits, lm.logits(ids))
+    # without an edit, the error term leaves the model as it is
+    assert torch.equal(lm.run_with_crosscoder(ids, coder, error_term=True)[0], lm.logits(ids))
+    only, _ = lm.run_with_crosscoder(ids, coder, replace=["mlp_out.2"])
+    with lm.attach("mlp_out.2", lambda rows: outs[1].reshape(rows.shape)):
+        torch.testing.assert_close(only, lm.logits(ids))
+    loss, _ = lm.run_with_crosscoder(ids, coder, return_type="loss")
+    torch.testing.assert_close(
+        loss, torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    )
+
+
+def test_an_edited_crosscoder_writes_to_all_its_sites(lm, ids):
+    coder, sites = crosscoder("resid_post.0", "resid_post.1"), [Site(0, "resid_post"), Site(1, "resid_post")]
+    clean = lm.capture(ids, sites)
+    codes = coder.encode([clean[s] for s in sites])
+    feature = int(codes.indices.reshape(-1)[0])
+    logits, f = lm.run_with_crosscoder(ids, coder, error_term=True, edit=lambda f: f.ablate(feature))
+    assert not f.to_dense()[..., feature].any()
+    values = codes.to_dense()[..., feature, None]
+    changed = clean[sites[1]] - values * torch.from_numpy(coder.W_dec[feature, 1])
+    with lm.attach("resid_post.1", lambda rows: changed.reshape(rows.shape)):  # the later site of the stream decides
+        torch.testing.assert_close(logits, lm.logits(ids), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ArgumentError, match=r"expected the edit to return SparseFeatures of shape \(18, 48\)"):
+        lm.run_with_crosscoder(ids, coder, edit=lambda f: f.to_dense())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_crosscoder_leaves_padding_and_special_tokens_alone(lm, side):
+    coder = crosscoder("resid_post.0", "mlp_out.1")
+    long, short = list(range(5, 14)), [20, 21, 22, 23]
+    gap, where = [0] * 5, slice(5, None) if side == "left" else slice(0, 4)
+    padded = torch.tensor([long, gap + short if side == "left" else short + gap])
+    mask = torch.ones_like(padded)
+    mask[1] = 0
+    mask[1, where] = 1
+    how = {"exclude_special_tokens": [21], "from_position": 1}
+    together, f = lm.run_with_crosscoder(padded, coder, attention_mask=mask, **how)
+    alone, own = lm.run_with_crosscoder([short], coder, **how)
+    torch.testing.assert_close(together[1, where], alone[0], rtol=1e-3, atol=1e-3)
+    assert ((f.to_dense()[1, where] != 0).sum(-1) == torch.tensor([0, 0, 6, 6])).all()
+    torch.testing.assert_close(f.to_dense()[1, where], own.to_dense()[0], rtol=1e-3, atol=1e-3)
+    assert not f.to_dense()[1][mask[1] == 0].any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"replace": ["mlp_out.0"]},
+            ArgumentError,
+            "expected replace to name some of resid_post.0, mlp_out.1, got mlp_out.0",
+        ),
+        ({"replace": []}, ArgumentError, "got none"),
+        ({"sites": ["resid_post.0"]}, SiteError, "expected 2 different sites"),
+        ({"sites": ["resid_post.0", "resid_post.0"]}, SiteError, "expected 2 different sites"),
+        ({"sites": ["resid_post.0", "resid_post.99"]}, SiteError, "99"),
+        ({"from_position": 20}, ArgumentError, "at least one position to read"),
+    ],
+)
+def test_a_crosscoder_that_does_not_fit(lm, ids, arguments, error, message):
+    with pytest.raises(error, match=message):
+        lm.run_with_crosscoder(ids, crosscoder("resid_post.0", "mlp_out.1"), **arguments)
+    with pytest.raises(ArgumentError, match=r"expected an iam\.Crosscoder, got SAE"):
+        lm.run_with_crosscoder(ids, coder())
 
 
 def test_a_normalised_coder_keeps_its_statistics_in_the_cache(lm):

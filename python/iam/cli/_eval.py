@@ -125,7 +125,7 @@ def evaluate(
     _set_threads(threads)
     loaded = formats.load(coder, format_)
     if activations is not None:
-        results = [_on_activations(loaded, activations, targets, batch_size)]
+        result = _on_activations(loaded, activations, targets, batch_size)
         statistics = None
     else:
         import iam
@@ -140,7 +140,7 @@ def evaluate(
             "from_position": first,
             "exclude_special_tokens": not count_special_tokens,
         }
-        results = _on_text(loaded, _progress("measuring", batches, quiet), site, not no_losses, how)
+        result = _on_text(loaded, _progress("measuring", batches, quiet), site, not no_losses, how)
         statistics = None
         if contexts or neuronpedia is not None:
             from iam.evaluation import feature_statistics
@@ -149,7 +149,7 @@ def evaluate(
             shown = _progress("contexts", batches, quiet)
             logits = 10 if neuronpedia is not None else 0
             statistics = feature_statistics(loaded, tokens=shown, site=site, source=source, logits=logits, **how)
-    _report(results, json_path, picture)
+    _report(result, json_path, picture)
     if statistics is not None and contexts:
         folder = coder if coder.is_dir() else coder.parent
         click.echo(f"wrote {statistics.save_contexts(folder)}", err=True)
@@ -233,13 +233,10 @@ def _rows(path: Path) -> Any:
         raise FormatError(f"iam eval: expected a .npy file of floats, got {path}: {error}") from error
 
 
-def _on_text(coder: Any, batches: Iterable[Any], site: str | None, losses: bool, how: dict[str, Any]) -> list[Any]:
+def _on_text(coder: Any, batches: Iterable[Any], site: str | None, losses: bool, how: dict[str, Any]) -> Any:
     from iam.evaluation import evaluate as measure
-    from iam.evaluation import evaluate_layers
 
-    if hasattr(coder, "layers"):
-        return list(evaluate_layers(coder, tokens=batches, losses=losses, **how))
-    return [measure(coder, tokens=batches, site=site, losses=losses, **how)]
+    return measure(coder, tokens=batches, site=site, losses=losses, **how)
 
 
 def _contexts(lm: Any, texts: Sequence[Path], context: int, limit: int, first: list[int]) -> Any:
@@ -298,20 +295,13 @@ def _progress(name: str, batches: Sequence[Any], quiet: bool) -> Iterator[Any]:
             stage.advance()
 
 
-def _report(results: Sequence[Any], json_path: Path | None, picture: Path | None) -> None:
-    """Print the results, or write them."""
-    from iam.formats._atomic import write_atomically
-
-    documents = [result.to_dict() for result in results]
-    document = documents[0] if len(documents) == 1 else {"schema": "iam.evaluation-layers/1", "layers": documents}
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+def _report(result: Any, json_path: Path | None, picture: Path | None) -> None:
+    """Print the result, or write it."""
     if json_path is not None and str(json_path) == "-":
-        click.echo(text)
+        click.echo(result.to_json())
     else:
-        click.echo("\n\n".join(repr(result) for result in results))
+        click.echo(repr(result))
         if json_path is not None:
-            write_atomically(json_path, (text + "\n").encode())
+            result.to_json(json_path)
     if picture is not None:
-        for number, result in enumerate(results):
-            name = picture if len(results) == 1 else picture.with_stem(f"{picture.stem}-{number}")
-            result.save_picture(name)
+        result.save_picture(picture)

@@ -4,7 +4,7 @@
 histograms and logit effects of all features in one pass.
 """
 
-from iam.evaluation._evaluate import evaluate, evaluate_layers, weight_metrics
+from iam.evaluation._evaluate import evaluate, weight_metrics
 from iam.evaluation._features import FeatureStatistics, LogitEffects, feature_statistics
 from iam.evaluation._result import DensityHistogram, Evaluation
 
@@ -14,7 +14,6 @@ __all__ = [
     "FeatureStatistics",
     "LogitEffects",
     "evaluate",
-    "evaluate_layers",
     "feature_statistics",
     "weight_metrics",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +11,54 @@ import numpy.typing as npt
 
 from iam.core.features import SparseFeatures
 
-__all__ = ["Reconstruction", "Sparsity"]
+__all__ = ["Reconstruction", "RowSums", "Sparsity"]
 
 _BLOCK = 1024
 """Rows that are held in float64 at once."""
 
 Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSums:
+    """What one batch contributes: sums over the width, row by row. Those of sites side by side add up."""
+
+    mean: Float64
+    """``[d]``: of the rows."""
+    around: Float64
+    """``[rows]``: ``‖x − mean‖²``."""
+    error: Float64
+    """``[rows]``: ``‖x − x̂‖²``."""
+    square_in: Float64
+    square_out: Float64
+    inner: Float64
+    """``[rows]``: ``x·x̂``."""
+
+    @classmethod
+    def of(cls, x: npt.NDArray[Any], x_hat: npt.NDArray[Any]) -> RowSums:
+        """Of activations and reconstructions ``[rows, d]``, at least one row."""
+        mean = np.add.reduce(x, axis=0, dtype=np.float64) / len(x)
+        blocks = []
+        for start in range(0, len(x), _BLOCK):
+            part = x[start : start + _BLOCK].astype(np.float64)
+            out = x_hat[start : start + _BLOCK].astype(np.float64)
+            blocks.append(
+                (
+                    ((part - mean) ** 2).sum(-1),
+                    ((part - out) ** 2).sum(-1),
+                    (part**2).sum(-1),
+                    (out**2).sum(-1),
+                    (part * out).sum(-1),
+                )
+            )
+        return cls(mean, *(np.concatenate(sums) for sums in zip(*blocks, strict=True)))
+
+    @classmethod
+    def side_by_side(cls, sites: Sequence[RowSums]) -> RowSums:
+        """Of the activation that the activations of several sites are together."""
+        mean = np.concatenate([one.mean for one in sites])
+        names = ("around", "error", "square_in", "square_out", "inner")
+        return cls(mean, *(np.add.reduce([getattr(one, name) for one in sites]) for name in names))
 
 
 @dataclass(slots=True)
@@ -36,38 +79,26 @@ class Reconstruction:
     ratio: float = 0.0
     bias: float = 0.0
 
-    def add(self, x: npt.NDArray[Any], x_hat: npt.NDArray[Any]) -> None:
-        """One batch: ``[rows, d]`` each."""
-        n = len(x)
-        if n == 0:
-            return
-        mean = np.add.reduce(x, axis=0, dtype=np.float64) / n
-        scatter = square_out = dot = 0.0
-        for start in range(0, n, _BLOCK):
-            part = x[start : start + _BLOCK].astype(np.float64)
-            out = x_hat[start : start + _BLOCK].astype(np.float64)
-            error = ((part - out) ** 2).sum(-1)
-            around = ((part - mean) ** 2).sum(-1)
-            norm_in, norm_out = np.linalg.norm(part, axis=-1), np.linalg.norm(out, axis=-1)
-            inner = (part * out).sum(-1)
-            lengths = norm_in * norm_out
-            scatter += float(around.sum())
-            self.error += float(error.sum())
-            with np.errstate(divide="ignore", invalid="ignore"):
-                self.legacy += float((1.0 - error / around).sum())
-            self.cossim += float((inner / np.where(lengths > 0, lengths, 1.0)).sum())
-            self.norm_in += float(norm_in.sum())
-            self.norm_out += float(norm_out.sum())
-            self.ratio += float((norm_out / np.where(norm_in < 1e-4, 1.0, norm_in)).sum())
-            square_out += float((norm_out**2).sum())
-            dot += float(inner.sum())
-        self.bias += square_out / dot if dot else float("nan")
+    def add(self, batch: RowSums) -> None:
+        n = len(batch.error)
+        norm_in, norm_out = np.sqrt(batch.square_in), np.sqrt(batch.square_out)
+        lengths = norm_in * norm_out
+        self.error += float(batch.error.sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.legacy += float((1.0 - batch.error / batch.around).sum())
+        self.cossim += float((batch.inner / np.where(lengths > 0, lengths, 1.0)).sum())
+        self.norm_in += float(norm_in.sum())
+        self.norm_out += float(norm_out.sum())
+        self.ratio += float((norm_out / np.where(norm_in < 1e-4, 1.0, norm_in)).sum())
+        dot = float(batch.inner.sum())
+        self.bias += float(batch.square_out.sum()) / dot if dot else float("nan")
         self.batches += 1
+        scatter = float(batch.around.sum())
         if self.mean is None:
-            self.mean, self.scatter, self.rows = mean, scatter, n
+            self.mean, self.scatter, self.rows = batch.mean, scatter, n
             return
         total = self.rows + n
-        step = mean - self.mean
+        step = batch.mean - self.mean
         self.scatter += scatter + float(step @ step) * self.rows * n / total
         self.mean = self.mean + step * (n / total)
         self.rows = total
@@ -102,6 +133,16 @@ class Sparsity:
         elif len(feature):
             pairs = np.unique(prompt_of_row[row] * np.int64(self.n_features) + feature)
             self.prompts += np.bincount(pairs % self.n_features, minlength=self.n_features)
+
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Sparsity]) -> Sparsity:
+        """Of the features of several layers, one after the other, on the same rows."""
+        found = cls(sum(one.n_features for one in layers), rows=layers[0].rows)
+        found.active, found.total = sum(one.active for one in layers), sum(one.total for one in layers)
+        found.counts = np.concatenate([one.counts for one in layers])
+        found.prompts = np.concatenate([one.prompts for one in layers])
+        found.has_prompts = layers[0].has_prompts
+        return found
 
 
 def entries(f: SparseFeatures) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[Any]]:

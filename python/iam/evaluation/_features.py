@@ -308,7 +308,7 @@ def feature_statistics(
     prompts: list[Ints] = []
     positions = 0
     for ids, mask in token_batches(model, tokens, batch_size, op):
-        x, _, _, _ = reading.batch(ids, mask, logits=False)
+        x, _, _ = reading.batch(ids, mask)
         first = len(prompts)
         real = mask.bool().cpu().numpy()
         prompts += [row[keep].astype(np.int64) for row, keep in zip(ids.cpu().numpy(), real, strict=True)]

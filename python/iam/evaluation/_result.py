@@ -35,6 +35,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """The metrics in the groups of SAELens's ``run_evals``; ``fvu`` and the two counts of features are ours."""
 
 
+COLUMNS = ("explained_variance", "mse", "cossim", "l2_ratio", "l0", "dead_features", "ce_loss_score", "kl_div_score")
+"""What the table of the parts shows."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DensityHistogram:
     """How many features are active how often.
@@ -98,6 +102,9 @@ class Evaluation:
         consistent_activation_heuristic: ``[d_sae]`` active positions per prompt with any (NaN: in none); None without prompts.
         dense_threshold: See dense_features.
         coder: What was evaluated, in words.
+        site: Of a part: the site that is written, or its number.
+        parts: Of a coder that writes several sites: each of them alone. The metrics above then take the sites side by side as one
+            activation and, of a cross-layer transcoder, the features of all layers one after the other.
     """
 
     explained_variance: float
@@ -126,6 +133,8 @@ class Evaluation:
     total_tokens_eval_reconstruction: int | None = None
     dense_threshold: float = 0.1
     coder: str = ""
+    site: str = ""
+    parts: tuple[Evaluation, ...] = ()
 
     @property
     def density_histogram(self) -> DensityHistogram:
@@ -149,7 +158,7 @@ class Evaluation:
         features: dict[str, Any] = {"feature_density": [float(f"{d:.6g}") for d in self.feature_density]}
         if self.consistent_activation_heuristic is not None:
             features["consistent_activation_heuristic"] = [_finite(v) for v in self.consistent_activation_heuristic]
-        return {
+        found = {
             "schema": SCHEMA,
             "coder": self.coder,
             "metrics": metrics,
@@ -157,6 +166,11 @@ class Evaluation:
             "density_histogram": self.density_histogram.to_dict(),
             "feature_metrics": features,
         }
+        if self.site:
+            found["site"] = self.site
+        if self.parts:
+            found["parts"] = [part.to_dict() for part in self.parts]
+        return found
 
     def to_json(self, path: str | Path | None = None) -> str:
         """JSON text, also written to `path` if given (complete or not at all).
@@ -191,7 +205,25 @@ class Evaluation:
         for group, values in self.metrics.items():
             lines.append(f"  {group.replace('_', ' ')}")
             lines += [f"    {name:<36}{_show(value)}" for name, value in values.items()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._table()])
+
+    def _table(self) -> list[str]:
+        """The parts, a line for each."""
+        if not self.parts:
+            return []
+        names = [name for name in COLUMNS if getattr(self.parts[0], name) is not None]
+        width = max(len("site"), *(len(part.site) for part in self.parts))
+        head = "".join(f"{name:>{_column(name)}}" for name in names)
+        rows = [
+            f"    {part.site:<{width}}"
+            + "".join(f"{_show(getattr(part, name)).strip():>{_column(name)}}" for name in names)
+            for part in self.parts
+        ]
+        return ["  site by site", f"    {'site':<{width}}{head}", *rows]
+
+
+def _column(name: str) -> int:
+    return max(10, len(name) + 2)
 
 
 def _finite(value: float) -> float | int | None:

@@ -7,6 +7,7 @@ do what they do there, on any ``transformers`` model that :class:`iam.LanguageMo
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -148,6 +149,14 @@ def _skip(coder: Any, x: torch.Tensor) -> torch.Tensor | None:
     return x @ torch.as_tensor(weight).to(x.device, x.dtype).T
 
 
+def _checked(edited: Any, codes: SparseFeatures, expected: str) -> SparseFeatures:
+    """What an edit returned, if it has the shape of what it was given."""
+    if not isinstance(edited, SparseFeatures) or edited.shape != codes.shape:
+        got = f"shape {edited.shape}" if hasattr(edited, "shape") else type(edited).__name__
+        raise ArgumentError(f"{expected} to return SparseFeatures of shape {codes.shape}, got {got}")
+    return edited
+
+
 @dataclass(eq=False, slots=True)
 class _Inserted:
     """One coder in the model: what runs at its input and output sites."""
@@ -213,14 +222,7 @@ class _Inserted:
 
     def _edited(self, codes: SparseFeatures) -> SparseFeatures:
         assert self.edit is not None
-        edited = self.edit(codes)
-        if not isinstance(edited, SparseFeatures) or edited.shape != codes.shape:
-            got = f"shape {edited.shape}" if hasattr(edited, "shape") else type(edited).__name__
-            raise ArgumentError(
-                f"LanguageModel.with_coders: expected the edit at {self.site_out} to return SparseFeatures of shape "
-                f"{codes.shape}, got {got}"
-            )
-        return edited
+        return _checked(self.edit(codes), codes, f"LanguageModel.with_coders: expected the edit at {self.site_out}")
 
     def _with_skip(self, decoded: Any, x: torch.Tensor) -> Any:
         skip = _skip(self.coder, x)
@@ -490,7 +492,12 @@ class CoderMethods:
             if hasattr(coder, several):
                 raise ArgumentError(
                     f"LanguageModel.with_coders: expected a coder that reads one site, or a cross-layer transcoder, got a {what}"
-                    + (", which reads every site before it writes the first" if several == "n_sites" else "")
+                    + (
+                        ", which reads every site before it writes the first: no single forward pass can do both; "
+                        "run_with_crosscoder takes two"
+                        if several == "n_sites"
+                        else ""
+                    )
                 )
         trained = getattr(coder, "site", None)
         if given is not None and isinstance(trained, Site) and trained != given and not allow_other_site:
@@ -561,6 +568,106 @@ class CoderMethods:
                 )
             return sorted({int(i) for i in tokenizer.all_special_ids})
         return [int(i) for i in exclude]
+
+    # Crosscoders.
+
+    def run_with_crosscoder(
+        self,
+        prompt: Any,
+        crosscoder: Any,
+        *,
+        sites: Sequence[Site | str] | None = None,
+        replace: Sequence[Site | str] | None = None,
+        error_term: bool = False,
+        edit: Edit | None = None,
+        exclude_special_tokens: bool | Sequence[int] = False,
+        from_position: int = 0,
+        attention_mask: Any = None,
+        return_type: str | None = "logits",
+        loss_per_token: bool = False,
+    ) -> tuple[Any, SparseFeatures]:
+        """Two forward passes: one that reads all sites of a crosscoder, one with its reconstructions at these sites.
+
+        Features are those of the model as it is. The second pass puts what they decode to at every site in `replace`,
+        whatever stands there by then. So of sites of which a later one holds all that earlier ones pass on, as those of the
+        residual stream do, only the last replacement reaches the logits: name one site in `replace` to see what it does.
+
+        Args:
+            prompt: Text, texts (padded on the right) or token ids.
+            crosscoder: An :class:`iam.Crosscoder` over sites of this model.
+            sites: Where it reads, in its order; by default ``hook_names`` of its metadata.
+            replace: The sites that are replaced; by default all.
+            error_term: Add what the crosscoder does not explain, ``original − reconstruction`` of the first pass: without an
+                edit, the logits are those of the model as it is, to the last bit.
+            edit: From features ``[rows, d_sae]`` to those that are decoded.
+            exclude_special_tokens, from_position: As in :meth:`with_coders`.
+            attention_mask: For token ids: 1 at tokens, 0 at padding.
+            return_type, loss_per_token: As in :meth:`run_with_saes`.
+
+        Returns:
+            What `return_type` says, and the features ``[batch, position, d_sae]``, after the edit; none at padding and at
+            positions that are left out.
+
+        Raises:
+            SiteError: no sites, another number of them, a site that the model does not have or of another width.
+            ArgumentError: no crosscoder; `replace` names another site; no position is left to read.
+        """
+        places = self._sites_of_crosscoder(crosscoder, sites)
+        replaced = places if replace is None else [self.site(site) for site in replace]  # type: ignore[attr-defined]
+        if not replaced or not set(replaced) <= set(places):
+            raise ArgumentError(
+                "LanguageModel.run_with_crosscoder: expected replace to name some of "
+                f"{', '.join(map(str, places))}, got {', '.join(map(str, replaced)) or 'none'}"
+            )
+        ids, mask = self._inputs(prompt, attention_mask, "right")  # type: ignore[attr-defined]
+        keep = counted(ids, mask, from_position, self._excluded(exclude_special_tokens))
+        if not bool(keep.any()):
+            raise ArgumentError("LanguageModel.run_with_crosscoder: expected at least one position to read, got none")
+        seen = self.capture(ids, places, attention_mask=mask)  # type: ignore[attr-defined]
+        xs = [seen[site][keep.to(seen[site].device)].float() for site in places]
+        clean = features = crosscoder.encode(xs)
+        if edit is not None:
+            features = _checked(edit(clean), clean, "LanguageModel.run_with_crosscoder: expected the edit")
+        outs = crosscoder.decode(features)
+        if error_term:
+            without = crosscoder.decode(clean)
+            outs = [x + (out - same) for x, out, same in zip(xs, outs, without, strict=True)]
+        values = {site: out for site, out in zip(places, outs, strict=True) if site in replaced}
+        with self._placed(values, keep, mask, from_position):
+            result = self._forward(ids, mask, return_type, loss_per_token)
+        placing = Placing(keep, ids, (int(ids.shape[0]), int(ids.shape[1])))
+        return result, _spread_features(features, placing)
+
+    def _placed(
+        self, values: Mapping[Site, torch.Tensor], keep: torch.Tensor, mask: torch.Tensor, from_position: int
+    ) -> contextlib.ExitStack:
+        """A block in which rows that are known already, ``[rows, width]``, stand at the positions `keep` ``[batch, position]``."""
+        inside = keep[(mask != 0) & (mask.cumsum(-1) > from_position)]  # of the rows that a program is given
+
+        def program(rows: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+            out = rows.clone()
+            out[inside.to(rows.device)] = known.to(rows.device)
+            return out
+
+        with contextlib.ExitStack() as stack:
+            for site, known in values.items():
+                attached = self.attach(site, functools.partial(program, known=known), from_position=from_position)  # type: ignore[attr-defined]
+                stack.enter_context(attached)
+            return stack.pop_all()
+
+    def _sites_of_crosscoder(self, coder: Any, given: Sequence[Site | str] | None) -> list[Site]:
+        """The sites of a crosscoder, after checking that it fits there."""
+        what = type(coder).__name__
+        if not hasattr(coder, "n_sites"):
+            raise ArgumentError(f"LanguageModel.run_with_crosscoder: expected an iam.Crosscoder, got {what}")
+        names = coder.cfg.metadata.get("hook_names") if given is None else given
+        listed = list(names) if isinstance(names, (list, tuple)) else []
+        if len(listed) != coder.n_sites or len(set(map(str, listed))) != len(listed):
+            raise SiteError(
+                f"LanguageModel.run_with_crosscoder: expected {coder.n_sites} different sites, from `sites` or the metadata "
+                f"hook_names of the {what}, got {names!r}"
+            )
+        return [self._fitting(coder, self.site(name), self.site(name))[0] for name in listed]  # type: ignore[attr-defined]
 
     # As SAELens has them.
 
@@ -774,6 +881,16 @@ class CoderMethods:
             pairs = (mask[:, 1:] * mask[:, :-1]).sum()
             loss = loss.sum() / pairs
         return loss if return_type == "loss" else (logits, loss)
+
+
+def counted(ids: torch.Tensor, mask: torch.Tensor, from_position: int, excluded: list[int]) -> torch.Tensor:
+    """bool ``[batch, position]``: tokens from `from_position` of their sequence on that are not among `excluded`."""
+    import torch
+
+    keep = (mask != 0) & (mask.cumsum(-1) > from_position)
+    if excluded:
+        keep &= ~torch.isin(ids, torch.tensor(excluded, device=ids.device))
+    return keep
 
 
 def next_token_loss(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
