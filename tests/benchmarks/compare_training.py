@@ -1,10 +1,11 @@
 """Whole training runs of SAELens and IAM on the same activations, from the same weights, batch by batch.
 
-    python scripts/train_demo_sae.py harvest --text build/demo-sae/text.jsonl --work build/demo-sae
-    .venv-bench/bin/python tests/benchmarks/compare_training.py build/demo-sae [--steps 2000] [--batch 1024] [--json FILE]
+    iam train configs/smollm2_sae.yaml        # its data.cache is the folder below
+    .venv-bench/bin/python tests/benchmarks/compare_training.py build/smollm2/activations [--site resid_post.15] [--steps 2000]
 
-Reads ``train-rows.npy`` and ``heldout-rows.npy`` of the folder (``[contexts, positions, d_in]``). Rows are scaled to a mean norm of
-√d_in; attention sinks (norm above ten times the median) are left out. TopK with AuxK, Adam, constant learning rate, no
+Reads a cache of activations (``data.cache`` of a training run; its last file is held out), or ``train-rows.npy`` and
+``heldout-rows.npy`` (``[contexts, positions, d_in]`` or ``[rows, d_in]``). Rows are scaled to a mean norm of √d_in; attention sinks
+(norm above ten times the median) are left out. TopK with AuxK, Adam, constant learning rate, no
 decoder-norm rescaling: what both trainers have. Prints the explained variance on held-out rows and the time of each run; the
 runs take turns of 50 steps, so that what else the machine does hits both alike.
 """
@@ -25,9 +26,25 @@ D_SAE, K, LR, DEAD_AFTER = 4608, 32, 1e-3, 100
 TURN = 50
 
 
-def rows_of(path: pathlib.Path) -> torch.Tensor:
-    stored = np.load(path, mmap_mode="r")
-    rows = torch.from_numpy(np.array(stored)).reshape(-1, stored.shape[-1])
+def read(folder: pathlib.Path, site: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows to train on and rows held out, as they are stored."""
+    index = folder / "index.json"
+    if not index.is_file():
+        pair = (torch.from_numpy(np.load(folder / f"{name}-rows.npy")) for name in ("train", "heldout"))
+        rows, held_out = (without_sinks(one.flatten(0, -2)) for one in pair)
+        return rows, held_out
+    from safetensors import safe_open
+
+    shards = []
+    for shard in json.loads(index.read_text())["shards"]:
+        with safe_open(folder / shard["file"], framework="pt") as file:
+            shards.append(without_sinks(file.get_tensor(site)))
+    if len(shards) < 2:
+        raise SystemExit(f"{folder}: expected at least two shards (the last is held out), got {len(shards)}")
+    return torch.cat(shards[:-1]), shards[-1]
+
+
+def without_sinks(rows: torch.Tensor) -> torch.Tensor:
     norms = torch.cat([block.float().norm(dim=1) for block in rows.split(65_536)])
     return rows[norms < 10 * norms.median()]
 
@@ -55,17 +72,6 @@ def saelens(d_in: int, batch: int) -> tuple[Any, Any]:
     return sae, lambda x: float(trainer._train_step(sae=sae, sae_in=x).loss.detach())
 
 
-class Given:
-    """A batch at a time, in place of the trainer's buffer."""
-
-    def __init__(self) -> None:
-        self.now: torch.Tensor | None = None
-
-    def next(self) -> list[torch.Tensor]:
-        assert self.now is not None
-        return [self.now.clone()]
-
-
 def iam_trainer(sae: Any, steps: int, batch: int, folder: str) -> tuple[Any, Any]:
     """The weights and a function that does one step, from the weights of SAELens's coder."""
     from iam.training import TrainConfig
@@ -87,8 +93,7 @@ def iam_trainer(sae: Any, steps: int, batch: int, folder: str) -> tuple[Any, Any
             "checkpoint": {"folder": folder},
         }
     )
-    given = Given()
-    trainer = Trainer(config, given, transcoder=False)
+    trainer = Trainer(config)
     trainer.apply_b_dec = sae.cfg.apply_b_dec_to_input
     names = {"W_enc": "encoder", "W_dec": "decoder"}
     trainer.weights = {names.get(name, name): value.detach().clone() for name, value in sae.named_parameters()}
@@ -96,8 +101,7 @@ def iam_trainer(sae: Any, steps: int, batch: int, folder: str) -> tuple[Any, Any
     trainer.optimiser = Optimiser(trainer.weights, config.optimiser)
 
     def step(x: torch.Tensor) -> float:
-        given.now = x
-        return float(trainer.advance()["loss"])
+        return float(trainer.advance([x])["loss"])
 
     return trainer.weights, step
 
@@ -113,14 +117,15 @@ def decode(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=pathlib.Path, help="of the harvested activations")
+    parser.add_argument("folder", type=pathlib.Path, help="a cache of activations, or of .npy files")
+    parser.add_argument("--site", default="resid_post.15", help="of the cache (default resid_post.15)")
     parser.add_argument("--steps", type=int, default=2000, help="steps of each run (default 2000)")
     parser.add_argument("--batch", type=int, default=1024, help="rows of a step (default 1024)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the numbers there, too")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
 
-    rows, held_out = rows_of(args.folder / "train-rows.npy"), rows_of(args.folder / "heldout-rows.npy")
+    rows, held_out = read(args.folder, args.site)
     generator = torch.Generator().manual_seed(0)
     sample = rows[torch.randperm(len(rows), generator=generator)[:20_000]].float()
     scale = math.sqrt(rows.shape[1]) / float(sample.norm(dim=1).mean())
@@ -137,7 +142,7 @@ def main() -> None:
         last = min(args.steps, first + TURN)
         batches = []
         for step in range(first, last):
-            at = step * args.batch % (len(rows) - args.batch)
+            at = step * args.batch % (len(rows) - args.batch + 1)
             batches.append(rows[order[at : at + args.batch]].float() * scale)
         for name, one in (("SAELens", their_step), ("IAM", our_step)):
             start = time.perf_counter()

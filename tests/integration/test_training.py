@@ -217,7 +217,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(planted, tmp_path, arc
     assert [timeless(one) for one in cut] == [timeless(one) for one in straight]
     numbers, tensors = weights_of(tmp_path / "straight")
     again, same = weights_of(tmp_path / "cut")
-    assert (numbers["step"], numbers["threshold"]) == (again["step"], again["threshold"])
+    assert (numbers["step"], numbers["thresholds"]) == (again["step"], again["thresholds"])
     assert tensors.keys() == same.keys()
     for name, value in tensors.items():
         assert torch.equal(value, same[name]), name
@@ -308,7 +308,7 @@ def test_schedules():
         "k_steps": 10,
         "coefficient_warm_up": 4,
     }
-    trainer = Trainer(settings("unused", schedule=schedule, sparsity={"coefficient": 2.0}), None, transcoder=False)
+    trainer = Trainer(settings("unused", schedule=schedule, sparsity={"coefficient": 2.0}))
     peak = 5e-3
     assert trainer.learning_rate(0) == pytest.approx(peak / 10)
     assert trainer.learning_rate(9) == trainer.learning_rate(79) == pytest.approx(peak)
@@ -356,10 +356,10 @@ def test_bar_shows_the_figures():
             self.shown[name] |= values
 
     recorder = Recorder()
-    bar = _RichBar(recorder, 3)
+    bar = _RichBar(recorder, [("train", 3)])
     bar.harvested(50, 200)
     for step in (1, 2, 3):
-        bar.stepped({"step": step, "loss": 1.5, "fvu": 0.25, "l0": 32.0, "dead": 0.125, "rows": 2048})
+        bar.stepped(0, {"step": step, "loss": 1.5, "fvu": 0.25, "l0": 32.0, "dead": 0.125, "rows": 2048})
     assert recorder.shown["activations"]["completed"] == 50
     assert recorder.shown["train"]["completed"] == 3
     assert "loss 1.5  FVU 0.2500  L0 32.0  dead 12.5%" in recorder.shown["train"]["figures"]
@@ -385,8 +385,6 @@ def test_bad_data_is_explained(planted, tmp_path):
         train(settings(tmp_path, data={"buffer_rows": 100}), planted[2])
     with pytest.raises(ArgumentError, match="a skip is for a transcoder"):
         train(settings(tmp_path, coder={"skip": True}), planted[2])
-    with pytest.raises(ArgumentError, match="gated is for SAEs"):
-        train(settings(tmp_path, "gated"), (planted[2], planted[2]))
     with pytest.raises(NonFiniteError, match=r"lower optimiser\.lr"):
         train(settings(tmp_path, "standard", optimiser={"lr": 1e30, "clip": None}), planted[2])
 

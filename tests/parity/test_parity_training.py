@@ -10,7 +10,7 @@ sae_lens = pytest.importorskip("sae_lens")
 
 from sae_lens.saes.sae import TrainStepInput  # noqa: E402
 
-from iam.training._losses import LOSSES, Terms  # noqa: E402
+from iam.training._losses import Terms, loss_of  # noqa: E402
 
 D_IN, D_SAE, ROWS, K = 24, 96, 64, 5
 NAMES = {"encoder": "W_enc", "decoder": "W_dec"}
@@ -100,23 +100,13 @@ def test_loss_and_gradients(case):
     }
     weights["encoder"] = weights["encoder"].T.contiguous()
     apply = sae.cfg.apply_b_dec_to_input
-    loss = LOSSES[ours](weights, x, x, Terms(apply_b_dec_to_input=apply, dead=DEAD, **terms))
+    loss = loss_of(ours, weights, [x], [x], Terms(apply_b_dec_to_input=apply, dead=DEAD, **terms))
     # float32: sums of up to 10,000 terms in another order
     assert float(sum(loss.parts.values())) == pytest.approx(float(output.loss.detach()), rel=1e-5)
     for key, gradient in loss.gradients.items():
         expected = found_parameters[NAMES.get(key, key)].grad
         expected = expected.T if key == "encoder" else expected
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()), msg=key)
-
-
-class Batches:
-    """The batches, one after the other, in place of the buffer."""
-
-    def __init__(self, batches):
-        self.batches = iter(batches)
-
-    def next(self):
-        return [next(self.batches).clone()]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -173,11 +163,11 @@ def test_loss_curve(architecture, tmp_path):
         }
     )
     with torch.no_grad():
-        ours = Trainer(config, Batches(batches), transcoder=False)
+        ours = Trainer(config)
         ours.apply_b_dec = sae.cfg.apply_b_dec_to_input
         ours.weights = weights
         ours.optimiser = Optimiser(weights, config.optimiser)
-        found = [ours.advance() for _ in batches]
+        found = [ours.advance([batch]) for batch in batches]
     losses = [one["loss"] for one in found]
     assert losses[:5] == pytest.approx(expected[:5], rel=1e-4)
     assert losses == pytest.approx(expected, rel=1e-2)

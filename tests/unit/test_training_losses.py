@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from iam.training import _steps  # noqa: E402
-from iam.training._losses import LOSSES, Terms  # noqa: E402
+from iam.training._losses import Terms, loss_of  # noqa: E402
 
 ROWS, D_IN, D_OUT, D_SAE = 14, 6, 5, 24
 
@@ -160,7 +160,7 @@ def test_loss_and_gradients_are_those_of_autograd(case, kind):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(ROWS, D_IN, generator=generator, dtype=torch.float64)
     y = torch.randn(ROWS, D_OUT, generator=generator, dtype=torch.float64) if transcoder else x
-    found = LOSSES[name](weights, x, y, terms)
+    found = loss_of(name, weights, [x], [y], terms)
     leaves = {key: value.clone().requires_grad_() for key, value in weights.items()}
     expected = oracle(name, leaves, x, y, terms)
     expected.backward()
@@ -173,30 +173,64 @@ def test_loss_and_gradients_are_those_of_autograd(case, kind):
         assert bool(leaf.grad.any()), f"{key} has no gradient in this case: the comparison says nothing"
 
 
-def test_fused_kernel_gives_the_gradients_of_the_products(monkeypatch):
-    """In float32 TopK runs on the kernel that never holds [rows, features]; without it the same comes out."""
+@pytest.mark.parametrize("kind", ["sae", "transcoder"])
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_give_the_gradients_of_float64(case, kind):
+    """float32 runs in the compiled kernels; the formulas in float64, which the test above checks, are their oracle."""
+    name, terms = CASES[case]
+    transcoder = kind == "transcoder"
+    terms = Terms(apply_b_dec_to_input=not transcoder, **terms)
+    names = NAMES.get(name, ("b_enc",)) + (("W_skip",) if transcoder else ())
+    weights = weights_for(names, d_out=D_OUT if transcoder else D_IN)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(ROWS, D_IN, generator=generator)
+    y = torch.randn(ROWS, D_OUT, generator=generator) if transcoder else x
+    weights = {key: value.float() for key, value in weights.items()}
+    found = loss_of(name, weights, [x], [y], terms)
+    wide = {key: value.double() for key, value in weights.items()}
+    expected = loss_of(name, wide, [x.double()], [y.double()], terms)
+    assert torch.equal(found.fired, expected.fired) and found.active == expected.active
+    for part, value in expected.parts.items():
+        assert float(found.parts[part]) == pytest.approx(float(value), rel=1e-5), part
+    assert set(found.factored) == set(weights)
+    for key, value in expected.gradients.items():  # sums of fewer than 1,000 terms
+        bound = 1e-5 * float(value.abs().max())
+        torch.testing.assert_close(found.gradients[key].double(), value, rtol=1e-4, atol=bound, msg=key)
+
+
+def test_gradients_of_encoder_and_decoder_are_factors():
+    """Where codes are sparse no gradient [features, width] is made, with AuxK and nested widths neither."""
     weights = {key: value.float() for key, value in weights_for(("b_enc",), d_out=D_IN).items()}
     x = torch.randn(ROWS, D_IN, generator=torch.Generator().manual_seed(3))
-    terms = Terms(apply_b_dec_to_input=True, k=4, aux_coefficient=0.7, dead=DEAD)
-    calls = []
-    kernel = _steps.encode_topk
-    monkeypatch.setattr(_steps, "encode_topk", lambda *given: calls.append(1) or kernel(*given))
-    fused = LOSSES["topk"](weights, x, x, terms)
-    monkeypatch.setattr(_steps, "encode_topk", lambda *given: None)
-    plain = LOSSES["topk"](weights, x, x, terms)
-    assert calls and torch.equal(fused.fired, plain.fired) and fused.active == plain.active
-    for key, value in plain.gradients.items():  # float32 sums of fewer than 100 terms below 10, in another order
-        torch.testing.assert_close(fused.gradients[key], value, rtol=1e-4, atol=1e-5, msg=key)
+    for case in ("topk", "topk-aux", "batchtopk", "matryoshka"):
+        name, terms = CASES[case]
+        found = loss_of(name, weights, [x], [x], Terms(apply_b_dec_to_input=True, **terms)).factored
+        dense = _steps.Codes.is_dense  # set by the fixture
+        assert all(isinstance(found[key], _steps.Product) != dense for key in ("encoder", "decoder")), case
+        if not dense:
+            assert found["encoder"].codes is found["decoder"].codes  # sorted by feature once
+
+
+def test_sum_of_products_and_arrays():
+    generator = torch.Generator().manual_seed(4)
+    codes = _steps.topk(torch.randn(ROWS, D_SAE, generator=generator), 3)
+    values, basis = torch.randn(3 * ROWS, generator=generator), torch.randn(ROWS, 5, generator=generator)
+    dense = codes.dense(values).T @ basis
+    one, two, array = _steps.Product(codes, values, basis), _steps.Product(codes, values, basis), torch.ones(D_SAE, 5)
+    torch.testing.assert_close(_steps.add(one, two).dense(), 2 * dense)
+    torch.testing.assert_close(_steps.add(one, array.clone()), dense + 1)
+    torch.testing.assert_close(_steps.add(array.clone(), one), dense + 1)
+    torch.testing.assert_close(_steps.add(array.clone(), array), array + array)
 
 
 def test_fired_active_and_smallest():
     weights = weights_for(("b_enc",), d_out=D_IN)
     x = torch.randn(ROWS, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    found = LOSSES["batchtopk"](weights, x, x, Terms(apply_b_dec_to_input=True, k=2))
+    found = loss_of("batchtopk", weights, [x], [x], Terms(apply_b_dec_to_input=True, k=2))
     h = ((x - weights["b_dec"]) @ weights["encoder"].T + weights["b_enc"]).relu()
     cut = h.flatten().topk(2 * ROWS).values[-1]
     assert found.active == 2 * ROWS
-    assert float(found.smallest) == float(cut)
+    assert float(found.smallest[0]) == float(cut)
     assert torch.equal(found.fired, (h >= cut).any(0))
 
 
@@ -214,6 +248,91 @@ def test_batch_topk_is_exact_where_one_row_holds_most(skew):
 def test_batch_topk_never_keeps_what_is_not_positive():
     codes = _steps.batch_topk(torch.tensor([[1.0, -2.0], [-1.0, 0.0]]), 4)
     assert codes.indices.tolist() == [0] and codes.offsets.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("rule", ["adam", "signum"])
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("form", ["factors", "rows", "arrays"])
+def test_step_is_projection_norm_clip_rule_and_constraints(rule, clip, form, monkeypatch):
+    """Against the same in float64 NumPy, from the definitions, with gradients in each of the forms."""
+    from iam.training import OptimiserSettings
+
+    if form == "rows":
+        monkeypatch.setattr(_steps, "_ENTRIES_TO_MAKE_ROWS", 0)
+    settings = OptimiserSettings(name=rule, clip=clip)
+    generator = torch.Generator().manual_seed(6)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    decoder = draw(D_SAE, D_OUT)
+    weights = {
+        "layers.0.encoder": draw(D_SAE, D_IN),
+        "layers.0.decoder": decoder / decoder.norm(dim=1, keepdim=True),
+        "layers.0.threshold": draw(D_SAE).abs() / 100,
+        "b_dec": draw(2, D_OUT),
+    }
+    expected = {name: value.double().numpy() for name, value in weights.items()}
+    optimiser = _steps.Optimiser(weights, settings, normalize=("layers.0.decoder",))
+    assert weights["layers.0.encoder"].T.is_contiguous() and weights["layers.0.encoder"].shape == (D_SAE, D_IN)
+    moments = {name: [np.zeros(value.shape), np.zeros(value.shape)] for name, value in expected.items()}
+    lr = 0.01
+    for step in range(1, 4):
+        codes = _steps.topk(draw(ROWS, D_SAE), 2)
+        gradients = {
+            "layers.0.encoder": _steps.Product(codes, draw(2 * ROWS), draw(ROWS, D_IN)),
+            "layers.0.decoder": _steps.Product(codes, draw(2 * ROWS), draw(ROWS, D_OUT)),
+            "layers.0.threshold": draw(D_SAE),
+            "b_dec": draw(2, D_OUT),
+        }
+        dense = {n: one.dense() if isinstance(one, _steps.Product) else one for n, one in gradients.items()}
+        g = {name: one.double().numpy() for name, one in dense.items()}
+        rows = expected["layers.0.decoder"]
+        along = (g["layers.0.decoder"] * rows).sum(1, keepdims=True) / (rows**2).sum(1, keepdims=True)
+        g["layers.0.decoder"] = g["layers.0.decoder"] - along * rows
+        norm = sum((one**2).sum() for one in g.values()) ** 0.5
+        assert clip is None or norm > clip, "nothing is clipped: the case says nothing"
+        scale = 1.0 if clip is None else clip / norm
+        found = optimiser.step({n: one.clone() for n, one in dense.items()} if form == "arrays" else gradients, lr)
+        assert found == pytest.approx(norm, rel=1e-5)
+        for name, p in expected.items():
+            m, v = moments[name]
+            if rule == "adam":
+                m[:], v[:] = 0.9 * m + 0.1 * scale * g[name], 0.999 * v + 0.001 * (scale * g[name]) ** 2
+                p -= lr * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+            else:
+                m[:] = 0.95 * m + 0.05 * scale * g[name]
+                p -= lr * np.sign(m)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        np.maximum(expected["layers.0.threshold"], 0, out=expected["layers.0.threshold"])
+        for name, p in expected.items():
+            np.testing.assert_allclose(weights[name].numpy(), p, rtol=1e-4, atol=2e-5, err_msg=f"{name}, step {step}")
+    assert (weights["layers.0.threshold"] == 0).any()
+
+
+def test_optimiser_restored_goes_on_bit_for_bit():
+    from iam.training import OptimiserSettings
+
+    def run(weights, steps, saved=None):
+        optimiser = _steps.Optimiser(weights, OptimiserSettings(), normalize=("decoder",))
+        if saved is not None:
+            optimiser.restore(saved)
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            codes = _steps.topk(torch.randn(ROWS, D_SAE, generator=generator), 2)
+            one = _steps.Product(
+                codes, torch.randn(2 * ROWS, generator=generator), torch.randn(ROWS, D_IN, generator=generator)
+            )
+            optimiser.step({"encoder": one, "decoder": one}, 0.01)
+        return {name: value.contiguous().clone() for name, value in (weights | optimiser.state()).items()}
+
+    start = {name: value.float() for name, value in weights_for((), d_out=D_IN).items() if name != "b_dec"}
+    straight = run({name: value.clone() for name, value in start.items()}, range(6))
+    cut = run({name: value.clone() for name, value in start.items()}, range(3))
+    again = run({name: cut[name].clone() for name in start}, range(3, 6), cut)
+    assert straight.keys() == again.keys()
+    for name, value in straight.items():
+        assert torch.equal(value, again[name]), name
 
 
 def test_signum_and_adam_follow_their_definitions():

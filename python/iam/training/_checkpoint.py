@@ -15,7 +15,7 @@ __all__ = ["CHECKPOINT_NAME", "load_checkpoint", "save_checkpoint", "write_tenso
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _KEY = "iam.training"
-_VERSION = 1
+_VERSION = 2
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -15,6 +15,7 @@ from iam.core.errors import ArgumentError, IamError
 from iam.core.sites import Site
 
 __all__ = [
+    "CODER_KINDS",
     "TRAINING_ARCHITECTURES",
     "CheckpointSettings",
     "CoderSettings",
@@ -28,6 +29,9 @@ __all__ = [
 
 TRAINING_ARCHITECTURES = ("batchtopk", "gated", "jumprelu", "matryoshka", "standard", "topk")
 """What can be trained. ``batchtopk`` and ``matryoshka`` become ``jumprelu`` coders, with the threshold that training learnt."""
+
+CODER_KINDS = ("cross_layer", "crosscoder", "sae", "transcoder")
+"""What a coder reads and writes: one site, one site and another, L sites and L others, S sites and the same."""
 
 TOPK_FAMILY = ("batchtopk", "matryoshka", "topk")
 
@@ -79,8 +83,10 @@ def _flag(*, optional: bool = False) -> _Check:
     return check
 
 
-def _choice(*options: str) -> _Check:
+def _choice(*options: str, optional: bool = False) -> _Check:
     def check(value: Any, what: str) -> Any:
+        if value is None and optional:
+            return None
         if value not in options:
             raise ArgumentError(
                 f"{what}: expected one of {', '.join(options)}, got {value!r}; {suggestion(str(value), options)}",
@@ -122,6 +128,16 @@ def _site(value: Any, what: str) -> Any:
         return str(Site.parse(value))
     except IamError as error:
         raise ArgumentError(f"{what}: {error}", code="site") from error
+
+
+def _one_or_more_sites(value: Any, what: str) -> Any:
+    """A site as text; several, all different, as a tuple. A list of one is that one."""
+    if not isinstance(value, (list, tuple)):
+        return _site(value, what)
+    found = tuple(_site(one, f"{what}[{at}]") for at, one in enumerate(value))
+    if not found or None in found or len(set(found)) < len(found):
+        raise ArgumentError(f"{what}: expected a site, or a list of different ones, got {list(value)}", code="site")
+    return found if len(found) > 1 else found[0]
 
 
 class _Part:
@@ -181,10 +197,13 @@ class CoderSettings(_Part):
 
     Args:
         architecture: One of :data:`TRAINING_ARCHITECTURES`.
-        d_sae: Number of features.
-        k: Active features per row, for ``topk``, ``batchtopk`` (on average over a batch) and ``matryoshka``.
+        d_sae: Number of features; of each layer, for a cross-layer transcoder.
+        k: Active features per row, for ``topk``, ``batchtopk`` (on average over a batch) and ``matryoshka``; of each layer (for
+            ``batchtopk``: on average over the layers, too), for a cross-layer transcoder.
+        kind: One of :data:`CODER_KINDS`; by default what follows from ``data.site`` and ``data.site_out``. Needed where rows of
+            several sites are given instead.
         widths: For ``matryoshka``: sizes of the nested dictionaries, rising; ``d_sae`` is appended if it is not the last.
-        skip: For a transcoder: an affine skip ``x @ W_skip.T``.
+        skip: For a transcoder: an affine skip ``x @ W_skip.T``; at each layer, for a cross-layer transcoder.
         apply_b_dec_to_input: Whether the encoder subtracts ``b_dec``; by default for an SAE, never for a transcoder.
         normalize_decoder: Keep decoder rows at norm 1 (the part of the gradient along a row is dropped first). By default for
             the TopK family; the others pay for the norm in their loss.
@@ -201,6 +220,7 @@ class CoderSettings(_Part):
     architecture: str = _setting(dataclasses.MISSING, _choice(*TRAINING_ARCHITECTURES))
     d_sae: int = _setting(dataclasses.MISSING, _integer(1))
     k: int | None = _setting(None, _integer(1, optional=True))
+    kind: str | None = _setting(None, _choice(*CODER_KINDS, optional=True))
     widths: tuple[int, ...] = _setting((), _list_of(_integer(1)))
     skip: bool = _setting(False, _flag())
     apply_b_dec_to_input: bool | None = _setting(None, _flag(optional=True))
@@ -253,8 +273,10 @@ class DataSettings(_Part):
     """Where rows come from. Not needed when :func:`iam.train` is given an iterator of rows.
 
     Args:
-        site: The site that the coder reads, as ``resid_post.15`` or ``blocks.15.hook_resid_post``.
-        site_out: The site that it predicts, for a transcoder; an SAE predicts what it reads.
+        site: The site that the coder reads, as ``resid_post.15`` or ``blocks.15.hook_resid_post``. A list, alone: the sites of a
+            crosscoder, which predicts what it reads. A list with as many in ``site_out``: the layers of a cross-layer transcoder.
+        site_out: The site that it predicts, for a transcoder; an SAE predicts what it reads. For a cross-layer transcoder a list:
+            layer i reads ``site[i]`` and writes to ``site_out[i]`` and all that follow.
         model: What :class:`iam.LanguageModel` takes: an alias, a folder, a GGUF file, a hub id.
         text: Files: ``.jsonl`` with a key ``text``, or any other file as one document.
         tokens: Instead of text: a ``.npy`` file of token ids, ``[tokens]`` or ``[contexts, context]``.
@@ -272,8 +294,8 @@ class DataSettings(_Part):
         dtype: How rows are held in memory and on disk: ``bfloat16`` or ``float16``.
     """
 
-    site: str | None = _setting(None, _site)
-    site_out: str | None = _setting(None, _site)
+    site: str | tuple[str, ...] | None = _setting(None, _one_or_more_sites)
+    site_out: str | tuple[str, ...] | None = _setting(None, _one_or_more_sites)
     model: str | None = _setting(None, _text(optional=True))
     text: tuple[str, ...] = _setting((), _list_of(_text()))
     tokens: str | None = _setting(None, _text(optional=True))
@@ -300,10 +322,48 @@ class DataSettings(_Part):
         if self.text and self.tokens:
             raise ArgumentError("DataSettings: expected text or tokens, got both", code="config-value")
 
+        if self.sites_out:
+            _check_layers(self.sites_in, self.sites_out)
+
+    @property
+    def sites_in(self) -> tuple[str, ...]:
+        """The sites that are read."""
+        return (self.site,) if isinstance(self.site, str) else self.site or ()
+
+    @property
+    def sites_out(self) -> tuple[str, ...]:
+        """The sites that are predicted; empty where they are those that are read."""
+        found = (self.site_out,) if isinstance(self.site_out, str) else self.site_out or ()
+        return () if found == self.sites_in else found
+
     @property
     def sites(self) -> tuple[str, ...]:
-        """The site that is read, and the site that is predicted if it is another one."""
-        return tuple(dict.fromkeys(site for site in (self.site, self.site_out) if site is not None))
+        """All sites, each once."""
+        return tuple(dict.fromkeys((*self.sites_in, *self.sites_out)))
+
+
+def _check_layers(sites: tuple[str, ...], sites_out: tuple[str, ...]) -> None:
+    """Of a cross-layer transcoder: a site to write for each that is read, in the order of the forward pass."""
+    if len(sites) != len(sites_out):
+        raise ArgumentError(
+            f"DataSettings.site_out: expected as many sites as in site ({len(sites)}), got {len(sites_out)}: layer i reads site[i] "
+            "and writes to site_out[i] and all that follow",
+            code="config-value",
+        )
+    if len(sites) == 1:
+        return
+    for name, each in (("site", sites), ("site_out", sites_out)):
+        if sorted(each, key=Site.parse) != list(each):
+            raise ArgumentError(
+                f"DataSettings.{name}: expected the sites in the order of the forward pass, got {', '.join(each)}",
+                code="config-value",
+            )
+    for read, written in zip(sites, sites_out, strict=True):
+        if Site.parse(written) < Site.parse(read):
+            raise ArgumentError(
+                f"DataSettings.site_out: expected a site that comes after {read}, which its layer reads, got {written}",
+                code="config-value",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +422,7 @@ class SparsitySettings(_Part):
     Args:
         coefficient: Weight of the sparsity loss of ``jumprelu``, ``gated`` and ``standard``.
         mode: For ``jumprelu``: ``step`` (number of active features), ``tanh`` or ``quadratic`` (around ``target_l0``).
-        target_l0: For ``quadratic``.
+        target_l0: For ``quadratic``; of each layer, for a cross-layer transcoder.
         tanh_scale: For ``tanh``.
         pre_act_coefficient: For ``jumprelu``: weight of the loss that pulls dead features to their threshold; none is off.
         aux_coefficient: For the TopK family: weight of AuxK, in which dead features explain what is left over; 0 is off.
@@ -404,6 +464,12 @@ class CheckpointSettings(_Part):
 
     folder: str = _setting(dataclasses.MISSING, _text())
     every: int = _setting(1000, _integer(1))
+
+
+def _kind_of(data: DataSettings) -> str:
+    if len(data.sites_in) > 1:
+        return "cross_layer" if data.sites_out else "crosscoder"
+    return "transcoder" if data.sites_out else "sae"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,22 +514,41 @@ class TrainConfig(_Part):
                 f"schedule.k_start: expected an integer from coder.k={coder.k} to d_sae={coder.d_sae}, got {schedule.k_start}",
                 code="config-value",
             )
-        if self.is_transcoder and coder.apply_b_dec_to_input:
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """What the coder reads and writes, and what does not go with that."""
+        coder, data, kind = self.coder, self.data, self.kind
+        follows = _kind_of(data)
+        if data.site is not None and kind != follows:
+            raise ArgumentError(
+                f"coder.kind: expected {follows}, which follows from data.site and data.site_out, got {kind}",
+                code="config-value",
+            )
+        if coder.apply_b_dec_to_input and kind in ("cross_layer", "transcoder"):
             raise ArgumentError(
                 "coder.apply_b_dec_to_input: expected false for a transcoder (data.site_out is another site: b_dec belongs to "
                 "that one), got true",
                 code="config-value",
             )
-        if coder.skip and self.data.site is not None and not self.is_transcoder:
+        known = data.site is not None or coder.kind is not None  # rows with targets may still be given
+        if coder.skip and known and kind not in ("cross_layer", "transcoder"):
+            article = "a crosscoder" if kind == "crosscoder" else "an SAE"
             raise ArgumentError(
-                "coder.skip: expected false for an SAE, got true; a skip is for a transcoder (data.site_out)",
+                f"coder.skip: expected false for {article}, got true; a skip is for a transcoder (data.site_out)",
+                code="config-value",
+            )
+        if kind == "cross_layer" and coder.architecture == "matryoshka":
+            raise ArgumentError(
+                "coder.architecture: expected another one than matryoshka for a cross-layer transcoder; its layers have no common "
+                "order of features",
                 code="config-value",
             )
 
     @property
-    def is_transcoder(self) -> bool:
-        """Whether the data settings name another site to predict."""
-        return self.data.site_out is not None and self.data.site_out != self.data.site
+    def kind(self) -> str:
+        """One of :data:`CODER_KINDS`: what ``coder.kind`` says, or else what follows from the sites."""
+        return self.coder.kind or _kind_of(self.data)
 
     @property
     def learning_rate(self) -> float:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +35,7 @@ __all__ = [
     "ShardStream",
     "Stream",
     "contexts_of",
+    "flat",
     "harvest",
 ]
 
@@ -82,21 +83,29 @@ def _tensor(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))  # a copy: the array may be read-only
 
 
-def _aligned(value: Any, what: str) -> list[Any]:
-    given = list(value) if isinstance(value, (tuple, list)) else [value]
-    if not 1 <= len(given) <= 2:
-        raise ShapeError(f"{what}: expected rows, or rows and their targets, got {len(given)} arrays")
-    found = [_rows(one, what) for one in given]
+def _aligned(block: Any, what: str) -> list[Any]:
+    """The arrays of a block: one, or a list of them; a list in the list counts as its arrays."""
+    found = [_rows(one, what) for one in flat(block)]
     if len({len(one) for one in found}) != 1:
-        raise ShapeError(f"{what}: expected as many targets as rows, got {[tuple(one.shape) for one in found]}")
+        shapes = [tuple(one.shape) for one in found]
+        raise ShapeError(f"{what}: expected as many targets as rows, and as many at each site, got {shapes}")
     return found
 
 
-class ArrayStream:
-    """Rows that are in memory: `x [rows, d_in]`, and for a transcoder `y [rows, d_out]`; a new order on each pass."""
+def flat(block: Any) -> Iterator[Any]:
+    """The arrays of a block, one after the other."""
+    if isinstance(block, (tuple, list)):
+        for one in block:
+            yield from flat(one)
+    else:
+        yield block
 
-    def __init__(self, x: Any, y: Any = None, *, seed: int = 0) -> None:
-        self._arrays = _aligned([x] if y is None else [x, y], "train: data")
+
+class ArrayStream:
+    """Rows that are in memory, an array `[rows, width]` for each site; a new order on each pass."""
+
+    def __init__(self, *arrays: Any, seed: int = 0) -> None:
+        self._arrays = _aligned(arrays, "train: data")
         self._seed = seed
         self._turn, self._at = 0, 0
 
@@ -120,7 +129,7 @@ class ArrayStream:
 
 
 class IteratorStream:
-    """Whatever yields rows `[n, d_in]`, or pairs of rows and targets. It may end.
+    """Whatever yields blocks: an array `[rows, width]`, or a list of them, one for each site. It may end.
 
     To resume, blocks that were used are read again and dropped: give an iterable that starts from the beginning and yields
     the same.
@@ -335,6 +344,7 @@ def harvest(
     model: Callable[[], LanguageModel],
     model_name: str,
     *,
+    sites: Sequence[str] | None = None,
     seed: int = 0,
     check: Check | None = None,
     report: Callable[[int, int], None] | None = None,
@@ -348,6 +358,7 @@ def harvest(
         settings: ``cache`` names the folder.
         model: Called when the model is needed.
         model_name: What tells this model from others.
+        sites: What the stream gives; by default the sites of the settings.
         seed: Of the order of contexts, and later of shards.
         check: Called after each forward pass; raises to stop.
         report: Called with rows done and rows wanted after each forward pass.
@@ -357,11 +368,12 @@ def harvest(
     """
     assert settings.cache is not None
     folder = Path(settings.cache)
-    sites = list(dict.fromkeys((*settings.sites, *settings.cache_sites)))
+    sites = settings.sites if sites is None else sites
     wanted = _fingerprint(settings, model_name, seed)
     index = _read_index(folder)
     if index is None:
-        index = {"version": 1, "made_from": wanted, "sites": sites, "shards": [], "complete": False, "stream": None}
+        stored = list(dict.fromkeys((*sites, *settings.cache_sites)))
+        index = {"version": 1, "made_from": wanted, "sites": stored, "shards": [], "complete": False, "stream": None}
     made_from = index["made_from"]
     differing = [name for name in wanted if made_from.get(name) != wanted[name]]
     if differing:
@@ -370,7 +382,7 @@ def harvest(
             + ", ".join(f"{name} was {made_from.get(name)!r}, is {wanted[name]!r}" for name in differing)
             + "; use another folder, or remove this one"
         )
-    missing = [site for site in settings.sites if site not in index["sites"]]
+    missing = [site for site in sites if site not in index["sites"]]
     if missing:
         raise ArgumentError(
             f"train: data.cache: {folder} holds {', '.join(index['sites'])}, not {', '.join(missing)}; use another folder, "
@@ -408,7 +420,7 @@ def harvest(
                 check()
         index["complete"] = True
         _write_index(folder, index)
-    return ShardStream(folder, settings.sites, seed=seed)
+    return ShardStream(folder, sites, seed=seed)
 
 
 def _write_index(folder: Path, index: dict[str, Any]) -> None:
@@ -573,14 +585,14 @@ class RingBuffer:
         self._at += self._batch
         return [store[chosen].float() for store in self._store]
 
-    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Position, and the rows held: for JSON and for a safetensors file."""
+    def state(self, sites: Sequence[int] | None = None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Position, and the rows held: for JSON and for a safetensors file. With `sites`, only the rows of these, by their
+        place in a block: the state of a buffer that holds no others."""
         stream, pending = self._before or (self._stream.state(), self._pending)
         tensors = {"order": self._order}
-        for at, store in enumerate(self._store):
-            tensors[f"rows.{at}"] = store
-        for at, rows in enumerate(pending):
-            tensors[f"pending.{at}"] = rows.contiguous()
+        for name, held in (("rows", self._store), ("pending", pending)):
+            chosen = held if sites is None or not held else [held[at] for at in sites]
+            tensors |= {f"{name}.{at}": rows.contiguous() for at, rows in enumerate(chosen)}
         numbers = {
             "at": self._at,
             "fills": self._fills,
