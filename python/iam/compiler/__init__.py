@@ -1,5 +1,6 @@
 """The compiler: :func:`jit` records Python functions as programs, :func:`compile_module` takes programs as text."""
 
+from iam.compiler._disk import cache_info, clear_cache
 from iam.compiler._engine import PIPELINES, STAGES, CompiledModule, Pipeline, compile_module, pipelines
 from iam.compiler._jit import JitFunction, Lowered, jit
 
@@ -10,6 +11,8 @@ __all__ = [
     "JitFunction",
     "Lowered",
     "Pipeline",
+    "cache_info",
+    "clear_cache",
     "compile_module",
     "jit",
     "pipelines",

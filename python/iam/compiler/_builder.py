@@ -24,17 +24,22 @@ def build_module(program: Recorded) -> tuple[Any, Any]:
     with mlir.Location.unknown():
         module = mlir.Module.create()
         with mlir.InsertionPoint(module.body):
-            inputs = [builder.type(value.type) for value in program.inputs]
-            outputs = [builder.type(value.type) for value in program.results]
+            inputs = [builder.input_type(value.type, i in program.donated) for i, value in enumerate(program.inputs)]
+            kept = [value for i, value in enumerate(program.results) if i not in program.donated.values()]
+            outputs = [builder.type(value.type) for value in kept]
             function = func.FuncOp(program.name, mlir.FunctionType.get(inputs, outputs))
             names = [mlir.Location.name(value.name) for value in program.inputs]
             block = function.add_entry_block(names)
         builder.values.update(zip(program.inputs, block.arguments, strict=True))
         with mlir.InsertionPoint(block):
+            for i in program.donated:
+                builder.open_donated(program.inputs[i])
             for node in program.nodes:
                 with builder.location(node.frames):
                     builder.values[node] = builder.node(node)
-            func.ReturnOp([builder.values[value] for value in program.results])
+            for i, result in program.donated.items():
+                builder.write_donated(program.inputs[i], program.results[result], block.arguments[i])
+            func.ReturnOp([builder.values[value] for value in kept])
     return module, function
 
 
@@ -68,6 +73,30 @@ class _Builder:
                 found = mlir.RankedTensorType.get([*rows, *type.dims], self._f32)
             self._types[key] = found
         return found
+
+    # Donated arguments are memory that the program may write into.
+
+    def input_type(self, type: Type, is_donated: bool) -> Any:
+        found = self.type(type)
+        return ir().MemRefType.get(found.shape, self._f32) if is_donated else found
+
+    def open_donated(self, value: Input) -> None:
+        """Make the memory a tensor for the rest of the program."""
+        ir().Context.current.dialects["bufferization"]  # loads it
+        found = ir().Operation.create(
+            "bufferization.to_tensor",
+            results=[self.type(value.type)],
+            operands=[self.values[value]],
+            attributes=_in_place(),
+        )
+        self.values[value] = found.result
+
+    def write_donated(self, value: Input, result: Value, memory: Any) -> None:
+        """Write ``result`` into the memory of ``value``: first as tensors, so that it is made in place where it can be."""
+        name = "bufferization.materialize_in_destination"
+        operands = [self.values[result], self.values[value]]
+        placed = ir().Operation.create(name, results=[self.type(value.type)], operands=operands).result
+        ir().Operation.create(name, results=[], operands=[placed, memory], attributes=_in_place())
 
     @staticmethod
     def location(frames: tuple[SourceLine, ...]) -> Any:
@@ -180,6 +209,10 @@ class _Builder:
         if name == "mode":
             return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(32), _MODES[op].index(value))
         return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(64), value)
+
+
+def _in_place() -> dict[str, Any]:
+    return {"restrict": ir().UnitAttr.get(), "writable": ir().UnitAttr.get()}
 
 
 _SEGMENTED = {"iam.clt.edit", "iam.clt.delta"}

@@ -75,6 +75,19 @@ def pipelines() -> list[Pipeline]:
     return [Pipeline(*row) for row in table.pipelines()]
 
 
+def passes_to(stage: str, donates: bool) -> tuple[str, ...]:
+    """The pipelines that lead to ``stage``. Needs ``LOCK``.
+
+    A program that writes into an argument makes its results there from the start: destinations that are new memory are
+    replaced by the argument's before bufferization.
+    """
+    if stage != "llvm" or not donates:
+        return PIPELINES[stage]
+    table = {pipeline.name: pipeline.passes for pipeline in pipelines()}
+    loops = table["iam-to-loops"].replace("iam-reuse-operands", "eliminate-empty-tensors,iam-reuse-operands")
+    return "iam-fuse", loops, "iam-loops-to-llvm"
+
+
 LOCK = threading.RLock()
 """Held while the shared context is used."""
 
@@ -202,12 +215,12 @@ def check_stage(stage: str) -> None:
         raise ArgumentError(f'iam.compiler: unknown stage "{stage}"; {suggestion(str(stage), STAGES)}')
 
 
-def lower_text(source: str, stage: str) -> str:
+def lower_text(source: str, stage: str, *, donates: bool = False) -> str:
     """The program at ``stage``, from its text at stage ``iam``."""
     check_stage(stage)
     with LOCK, context():
         module = parse(source)
-        run_pipelines(module, PIPELINES[stage])
+        run_pipelines(module, passes_to(stage, donates))
         return print_module(module)
 
 
@@ -308,6 +321,7 @@ def find_or_build(
     *,
     opt_level: int,
     verify: bool = False,
+    donates: bool = False,
 ) -> tuple[Native, bool]:
     """Machine code of a program: from this process, from the disk, or made now. Needs ``LOCK``.
 
@@ -323,7 +337,7 @@ def find_or_build(
         with context():
             made = module()
             fingerprint = made.operation.get_asm(enable_debug_info=False)
-    options = f"{','.join(PIPELINES['llvm'])} -O{opt_level}"
+    options = f"{','.join(PIPELINES['llvm'])} -O{opt_level}{' donates' if donates else ''}"
     found = _PROGRAMS.get((fingerprint, options))
     if found is not None:
         return found, False
@@ -341,6 +355,7 @@ def find_or_build(
                 results,
                 opt_level=opt_level,
                 verify=verify,
+                donates=donates,
                 keep=functools.partial(_disk.store, key),
             )
     _PROGRAMS[(fingerprint, options)] = found
@@ -366,6 +381,7 @@ def build_engine(
     *,
     opt_level: int,
     verify: bool,
+    donates: bool = False,
     keep: Callable[[bytes], None] | None = None,
 ) -> Native:
     """Compile the function ``ENTRY`` of ``module``, which is consumed. Needs ``LOCK`` and the context.
@@ -376,7 +392,7 @@ def build_engine(
 
     start = time.perf_counter()
     runtime = native()
-    run_pipelines(module, PIPELINES["llvm"], verify=verify)
+    run_pipelines(module, passes_to("llvm", donates), verify=verify)
     declared = [
         op.attributes["sym_name"].value
         for op in module.body.operations

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import importlib
+import inspect
 import math
+import pickle
 import re
 import sys
 import threading
@@ -11,7 +15,7 @@ import time
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -19,6 +23,7 @@ import numpy as np
 
 from iam.compiler import _engine, _pytree
 from iam.compiler._builder import build_module
+from iam.compiler._donate import check_memory, pair
 from iam.compiler._engine import FeaturesSlot, Native, NumberSlot, Slot, Stage, TensorSlot
 from iam.compiler._guards import Guards
 from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, Static, TracedArgumentError, kind_of
@@ -40,6 +45,7 @@ from iam.compiler._trace import (
     describe,
 )
 from iam.core.arrays import as_float32, check_float, from_numpy, shape_of
+from iam.core.config import suggestion
 from iam.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, torch_if_loaded
@@ -164,6 +170,7 @@ class _Options:
     static_rows: bool | tuple[str, ...] = False
     sites: tuple[tuple[str, Site], ...] = ()
     allow_other_sites: bool = False
+    donate: tuple[str, ...] = ()
 
     def rows_are_static(self, parameter: str) -> bool:
         return parameter in self.static_rows if isinstance(self.static_rows, tuple) else self.static_rows
@@ -217,6 +224,15 @@ class _Specialization:
             for value in program.inputs
             if isinstance(value.source, FromArgument) and not isinstance(value.type, ScalarType)
         ]
+        # Results that are written into an argument -> its leaf; and where that is among the components.
+        self._written: dict[int, int] = {}
+        self._donated: list[tuple[int, int, str]] = []
+        starts = np.cumsum([0, *(_components_of(slot) for slot in self.inputs)])
+        for i, number in program.donated.items():
+            source = program.inputs[i].source
+            assert isinstance(source, FromArgument)
+            self._written[number] = source.leaf
+            self._donated.append((source.leaf, int(starts[i]), f"{self._what}: argument {leaf_names[source.leaf]}"))
         self._text: str | None = None
 
     @property
@@ -270,7 +286,12 @@ class _Specialization:
             if self.native is not None:
                 return None
             self.native, is_new = _engine.find_or_build(
-                self.program.fingerprint(), self._entry, self.inputs, self.results, opt_level=opt_level
+                self.program.fingerprint(),
+                self._entry,
+                self.inputs,
+                [slot for i, slot in enumerate(self.results) if i not in self._written],
+                opt_level=opt_level,
+                donates=bool(self._written),
             )
             return self.native if is_new else None
 
@@ -291,12 +312,17 @@ class _Specialization:
                         f"{self._what}: expected arguments {names[0]} and {name} of the same leading dimensions, got "
                         f"{first} and {_prefix(leaves[i])}"
                     )
+        for leaf_number, component, what in self._donated:
+            check_memory(leaves[leaf_number], components, component, what)
         assert self.native is not None
         found = self.native.program(*components)
         wrap = self._container(leaves)
         wrapped: list[Any] = []
         at = 0
-        for n_features, leaf, slot in zip(self._widths, self._prefix_leaf, self.results, strict=True):
+        for i, (n_features, leaf, slot) in enumerate(zip(self._widths, self._prefix_leaf, self.results, strict=True)):
+            if i in self._written:
+                wrapped.append(leaves[self._written[i]])
+                continue
             if n_features is not None:
                 assert leaf is not None
                 assert isinstance(slot, FeaturesSlot)
@@ -364,6 +390,10 @@ def _slot(type: Type) -> Slot:
     return TensorSlot("f32", (*([type.rows.size] if type.rows is not None else []), *type.dims))
 
 
+def _components_of(slot: Slot) -> int:
+    return 1 if not isinstance(slot, FeaturesSlot) else 3 if slot.k is None else 2
+
+
 def _rows_of(leaf: Any) -> int | None:
     """The number of rows of an argument; None for one without."""
     kind = kind_of(leaf)
@@ -393,7 +423,8 @@ class Lowered:
 
     def mlir(self, stage: Stage = "iam") -> str:
         """The program at a stage: ``iam`` as recorded, ``fused`` after the rewrites, ``llvm`` before machine code."""
-        return _engine.lower_text(self._specialization.text, stage)
+        donates = bool(self._specialization.program.donated)
+        return _engine.lower_text(self._specialization.text, stage, donates=donates)
 
     def __repr__(self) -> str:
         return f"Lowered({self._specialization.name})"
@@ -421,6 +452,24 @@ class JitFunction(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<iam.jit {self.name}>"
+
+    # A function is itself wherever it is copied to, and is pickled by its name, as every function of Python.
+
+    def __copy__(self) -> JitFunction[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> JitFunction[P, R]:
+        return self
+
+    def __reduce__(self) -> Any:
+        module, qualname = self.__dict__.get("__module__"), self.__dict__.get("__qualname__")
+        found = _look_up(module, qualname)
+        if found is self or found is self.function:
+            return _restore, (module, qualname, self.name, self._options)
+        raise pickle.PicklingError(
+            f"iam.jit({self.name}): a compiled function is pickled by the name of its source, and {module}.{qualname} does not "
+            "lead back to it. Define it at the top of a module (not as a lambda, not inside of another function)."
+        )
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -491,7 +540,8 @@ class JitFunction(Generic[P, R]):
                 found = self._record(key, leaves, args, kwargs)
                 self._counters["recordings"] += 1
                 self._counters["record_ms"] += (time.perf_counter() - start) * 1e3
-                self._keep(key, found)
+                if found.holds(leaves):  # else a name was bound anew meanwhile: it is right for this call only
+                    self._keep(key, found)
             self._last = found
             made = found.compile(self._options.opt_level)
             if made is not None:
@@ -549,7 +599,14 @@ class JitFunction(Generic[P, R]):
                 f"iam.jit({self.name}): the function returned {describe(returned)}, nothing that depends on its array "
                 "arguments. Return traced tensors or features, alone or in tuples, lists, dicts and dataclasses."
             )
-        program = Recorded(self.name, tuple(trace.inputs), tuple(trace.nodes), tuple(results), {})
+        donated = [
+            (i, value, leaf_names[value.source.leaf])
+            for i, value in enumerate(trace.inputs)
+            if isinstance(value.source, FromArgument) and parameters[value.source.leaf] in self._options.donate
+        ]
+        program = Recorded(
+            self.name, tuple(trace.inputs), tuple(trace.nodes), tuple(results), pair(self.name, donated, results)
+        )
         return _Specialization(program, trace, tree, guards, leaf_names, coders)
 
     def _place(self, trace: Trace, stand_in: Any, parameter: str, site: Site | None) -> None:
@@ -622,6 +679,20 @@ class JitFunction(Generic[P, R]):
             raise TraceError(f"iam.jit({self.name}).lower: expected example arrays, got traced values") from None
         return Lowered(self._prepare(key, leaves, args, kwargs))
 
+    def check_at(self, site: Site | str, width: int) -> None:
+        """Record the function for activations ``[rows, width]`` of ``site``, its only argument, and run nothing.
+
+        Raises:
+            SiteError: a coder that it uses was trained at another site; names the line.
+            ShapeError: a coder or vector of another width.
+            TraceError: it cannot be recorded, or takes other arguments.
+        """
+        leaf = np.empty((1, width), np.float32)
+        options = dataclasses.replace(
+            self._options, sites=((_pytree.parameter_of(self.function, 0), Site.parse(site)),), donate=()
+        )
+        JitFunction(self.function, name=self.name, options=options)._record((), [leaf], (leaf,), {})
+
     def mlir(self, stage: Stage = "iam") -> str:
         """The program of the last call or :meth:`lower`, at a stage.
 
@@ -648,15 +719,82 @@ class JitFunction(Generic[P, R]):
             return dict(self._counters)
 
 
-@overload
-def jit(fn: Callable[P, R], /, *, name: str | None = None) -> JitFunction[P, R]: ...
+def _look_up(module: Any, qualname: Any) -> Any:
+    """What a name means in an imported module, or None."""
+    found = sys.modules.get(module)
+    for part in str(qualname).split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _restore(module: str, qualname: str, name: str, options: _Options) -> JitFunction[Any, Any]:
+    """The function that :meth:`JitFunction.__reduce__` named: nothing but an import, and a name looked up in it."""
+    importlib.import_module(module)
+    found = _look_up(module, qualname)
+    if isinstance(found, JitFunction):
+        return found
+    if not isinstance(found, types.FunctionType):
+        raise ArgumentError(
+            f"iam.jit({name}): this function was pickled as {module}.{qualname}, which is {describe(found)} here; it is found "
+            "by its name in its source"
+        )
+    return JitFunction(found, name=name, options=options)
+
+
+def _names(given: str | Sequence[str], what: str, function: Any) -> tuple[str, ...]:
+    """Names of parameters, checked."""
+    names = (given,) if isinstance(given, str) else tuple(given)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return names
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return names
+    for name in names:
+        if name not in parameters:
+            raise ArgumentError(f'iam.jit: {what} names "{name}"; {suggestion(str(name), list(parameters))}')
+    return names
 
 
 @overload
-def jit(fn: None = None, /, *, name: str | None = None) -> Callable[[Callable[P, R]], JitFunction[P, R]]: ...
+def jit(
+    fn: Callable[P, R],
+    /,
+    *,
+    name: str | None = None,
+    static_argnames: str | Sequence[str] = (),
+    static_rows: bool | str | Sequence[str] = False,
+    donate: str | Sequence[str] = (),
+    sites: Mapping[str, Site | str] | None = None,
+    allow_other_sites: bool = False,
+) -> JitFunction[P, R]: ...
 
 
-def jit(fn: Any = None, /, *, name: str | None = None) -> Any:
+@overload
+def jit(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    static_argnames: str | Sequence[str] = (),
+    static_rows: bool | str | Sequence[str] = False,
+    donate: str | Sequence[str] = (),
+    sites: Mapping[str, Site | str] | None = None,
+    allow_other_sites: bool = False,
+) -> Callable[[Callable[P, R]], JitFunction[P, R]]: ...
+
+
+def jit(
+    fn: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    static_argnames: str | Sequence[str] = (),
+    static_rows: bool | str | Sequence[str] = False,
+    donate: str | Sequence[str] = (),
+    sites: Mapping[str, Site | str] | None = None,
+    allow_other_sites: bool = False,
+) -> Any:
     """Compile a function over activations.
 
     At the first call the function runs once on stand-ins, which record what it does as a program of the ``iam`` dialect.
@@ -665,18 +803,29 @@ def jit(fn: Any = None, /, *, name: str | None = None) -> Any:
     of rows, 0 and 1 included.
 
     Arguments may be activations ``[..., d]`` (NumPy or torch), vectors ``[d]``, floats (given anew at every call), coders,
-    features, and hashable constants (int, bool, str, ...: one compilation for each value), in lists, tuples and dicts.
+    features, and hashable constants (int, bool, str, ...: one compilation for each value), in lists, tuples, dicts and dataclasses.
     A one-dimensional array is a vector; if no argument has rows, the first is one row. The function may refer to coders,
     arrays and numbers outside of it: coders and arrays become arguments of the compiled function, without a copy; numbers
     become constants, and a changed one is noticed.
 
-    Results are tensors ``[..., d]`` and :class:`iam.SparseFeatures`, alone or in tuples, lists and dicts: torch if an
+    Results are tensors ``[..., d]`` and :class:`iam.SparseFeatures`, alone or in tuples, lists, dicts and dataclasses: torch if an
     argument is a torch tensor, in the float type of that argument, never sharing memory with an argument. The arithmetic
     is float32; gradients are not recorded.
 
     Args:
         fn: The function. Without it, ``jit`` returns a decorator.
         name: What it is called in programs and messages; by default the function's name.
+        static_argnames: Parameters whose values are known while the function is recorded, floats included: it may branch on
+            them. One recording for each value.
+        static_rows: Make a program for each number of rows, which ``x.shape[0]`` then is: of all arguments, or of the named
+            parameters.
+        donate: Parameters whose memory a result is written into: the result *is* that array. Refused, with the reason, where
+            no result can be made there. After an error, its content is undefined.
+        sites: Parameter -> the site its activations come from. A coder that was trained at another one is refused.
+        allow_other_sites: Let coders read other sites, and let sites mix.
+
+    Raises:
+        ArgumentError: an option that names no parameter, or contradicts another one.
 
     >>> import iam
     >>> @iam.jit
@@ -686,8 +835,33 @@ def jit(fn: Any = None, /, *, name: str | None = None) -> Any:
     array([[2., 2., 2.],
            [2., 2., 2.]], dtype=float32)
     """
+    given: dict[str, Any] = {
+        "name": name,
+        "static_argnames": static_argnames,
+        "static_rows": static_rows,
+        "donate": donate,
+        "sites": sites,
+        "allow_other_sites": allow_other_sites,
+    }
     if fn is None:
-        return lambda function: jit(function, name=name)
+        return lambda function: jit(function, **given)
     if not callable(fn):
         raise DtypeError(f"iam.jit: expected a function, got {describe(fn)}")
-    return JitFunction(fn, name=name)
+    if isinstance(fn, JitFunction):
+        fn = fn.function
+    options = _Options(
+        static_argnames=_names(static_argnames, "static_argnames", fn),
+        static_rows=static_rows if isinstance(static_rows, bool) else _names(static_rows, "static_rows", fn),
+        donate=_names(donate, "donate", fn),
+        sites=tuple(
+            (parameter, Site.parse(site))
+            for parameter, site in zip(_names(tuple(sites or ()), "sites", fn), (sites or {}).values(), strict=True)
+        ),
+        allow_other_sites=allow_other_sites,
+    )
+    for parameter in options.static_argnames:
+        if parameter in options.donate or parameter in dict(options.sites):
+            raise ArgumentError(
+                f"iam.jit: {parameter} is in static_argnames; a value that is known is not an activation"
+            )
+    return JitFunction(fn, name=name, options=options)

@@ -49,6 +49,7 @@ _PROGBITS, _SYMTAB, _RELA, _NOBITS, _REL = 1, 2, 4, 8, 9
 _WRITE, _ALLOC, _EXEC, _TLS = 1, 2, 4, 0x400
 _UNWIND = 0x70000001  # SHT_X86_64_UNWIND: no exception passes through a compiled program
 _ABS64, _PC32, _PLT32, _PC64 = 1, 2, 4, 24
+_LARGEST = 1 << 26  # programs have some kilobytes; their weights are arguments
 
 
 @dataclass(slots=True)
@@ -249,6 +250,8 @@ def load_object(data: bytes) -> Image:
     size, regions = _lay_out(sections)
     if size == 0:
         raise ObjectError("it has no code")
+    if size > _LARGEST:
+        raise ObjectError(f"it is too large: {size} bytes")
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     addresses, named = _symbols(sections, data, base, _resolve)
