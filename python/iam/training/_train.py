@@ -42,7 +42,7 @@ def train(
 
 @overload
 def train(
-    config: list[Configuration],
+    config: list[Any],
     data: Any = None,
     *,
     model: LanguageModel | None = None,
@@ -53,7 +53,7 @@ def train(
 
 
 def train(
-    config: Configuration | list[Configuration],
+    config: Configuration | list[Any],
     data: Any = None,
     *,
     model: LanguageModel | None = None,
