@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import pickle
 import re
 import subprocess
@@ -454,6 +455,113 @@ def test_errors_say_what_to_write_instead(function, says, x):
     with pytest.raises(TraceError) as caught:
         iam.jit(function)(x)
     assert says in str(caught.value)
+
+
+# What the compiler made of it.
+
+
+def steered_with(sae):
+    @iam.jit
+    def steered(x, s):
+        f = sae.encode(x)
+        g = f.set([7], s)
+        return x + sae.decode(g) - sae.decode(f)
+
+    return steered
+
+
+def test_explain_counts_what_it_says(sae, x):
+    found = steered_with(sae).explain(x, 3.0).to_dict()
+    rows, k = 5, 4
+    before = {op["op"]: op for op in found["before"]["ops"]}
+    after = {op["op"]: op for op in found["after"]["ops"]}
+    assert list(before) == [
+        "iam.clt.encode", "iam.clt.topk", "iam.clt.edit set", "iam.clt.decode", "arith.addf", "arith.subf",
+    ]  # fmt: skip
+    assert list(after) == ["iam.clt.encode_sparse topk", "iam.clt.delta set", "iam.clt.decode", "arith.addf"]
+    encode = before["iam.clt.encode"]
+    assert encode["flops"] == 2 * rows * D * F + rows * F + rows * D
+    assert encode["read"] == 4 * (rows * D + D * F + F + D)
+    assert encode["written"] == encode["memory"] == 4 * rows * F
+    assert before["iam.clt.topk"]["memory"] == 8 * rows * k
+    sparse = after["iam.clt.encode_sparse topk"]
+    assert sparse["flops"] == encode["flops"] + rows * F
+    assert sparse["memory"] == 8 * rows * k
+    decode = after["iam.clt.decode"]  # one edited feature a row, no bias
+    assert decode["flops"] == 2 * rows * D
+    assert decode["read"] == 8 * rows + 4 * min(rows, F) * D
+    assert after["iam.clt.delta set"]["flops"] == rows * k + rows
+    assert before["arith.addf"]["memory"] == 0  # one loop with the subtraction
+    assert before["arith.subf"]["memory"] == 4 * rows * D
+    for side in ("before", "after"):
+        ops, total = found[side]["ops"], found[side]["total"]
+        assert all(op["known"] for op in ops)
+        for name in ("flops", "read", "written", "memory"):
+            assert total[name] == sum(op[name] for op in ops)
+        assert max(op["memory"] for op in ops) <= total["peak"] <= total["memory"]
+    assert found["before"]["total"]["peak"] == 4 * rows * F + 8 * rows * k  # pre-activations and codes
+    assert found["arguments"] == {"x": "(5, 6)", "s": "number"}
+
+
+def test_explain_names_the_lines(sae, x):
+    program = steered_with(sae)
+    first = program.function.__code__.co_firstlineno
+    here = f"{__file__}:{first + 2}", f"{__file__}:{first + 3}", f"{__file__}:{first + 4}"
+    explanation = program.explain(x, 3.0)
+    assert [op.lines for op in explanation.before.ops] == [(here[0],)] * 2 + [(here[1],)] + [(here[2],)] * 4
+    assert explanation.remarks == (
+        f"{here[0]}: iam.clt.encode, iam.clt.topk became iam.clt.encode_sparse topk",
+        f"{here[1]}: iam.clt.edit set became iam.clt.delta set",
+        f"{here[2]}: 2 × iam.clt.decode, arith.addf, arith.subf became iam.clt.decode, arith.addf",
+    )
+    text = str(explanation)
+    for part in ("as recorded:", "after the rewrites:", "func.func @steered", *explanation.remarks, "peak memory"):
+        assert part in text
+    json.dumps(explanation.to_dict())
+    assert program.stats()["recordings"] == program.stats()["compilations"] == 0
+
+
+def test_explain_of_other_ops(x):
+    W = np.ones((D, D), np.float32)
+    v = np.ones(D, np.float32)
+
+    @iam.jit
+    def program(x, f):
+        y = iam.steer(ops.residual(x, x, W), v, 1.0, "ablate")
+        g = ops.relu(y)
+        return ops.densify(f - g), ops.decode(g, W, v)
+
+    codes = ops.relu(x)
+    found = {op.op: op for op in program.explain(x, codes).after.ops}
+    rows, active = 5, len(codes.values)
+    assert found["iam.clt.residual"].flops == rows * D + 2 * rows * D * D
+    assert found["iam.policy.steer ablate"].flops == 4 * rows * D + 2 * D
+    assert found["iam.clt.relu"].memory == 8 * rows * D  # min(F, 64) are assumed
+    assert found["iam.clt.sub"].flops == active + rows * D  # of an argument, they are known
+    assert found["iam.clt.densify"].written == 4 * rows * D
+    assert found["iam.clt.decode"].flops == 2 * rows * D * D + rows * D
+
+
+def test_explain_says_what_is_written_in_place(x):
+    explanation = iam.jit(lambda x: x + 1.0, donate="x").explain(x)
+    assert explanation.donated == ("x",)
+    assert "written in place: x" in str(explanation)
+
+
+def test_every_op_has_its_line(sae, x):
+    def helper(f):
+        return f.scale([1, 2], 0.5)
+
+    program = iam.jit(lambda x: sae.decode(helper(sae.encode(x))) * 2.0 + np.ones(D, np.float32))
+    program.lower(x)
+    assert program._last.program.nodes
+    for node in program._last.program.nodes:
+        assert node.frames[0].file == __file__, node.op
+    edit = next(node for node in program._last.program.nodes if node.op == "iam.clt.edit")
+    assert [frame.line for frame in edit.frames] == [
+        helper.__code__.co_firstlineno + 1,
+        program.function.__code__.co_firstlineno,
+    ]
 
 
 # Threads.

@@ -2,12 +2,14 @@
 
 from iam.compiler._disk import cache_info, clear_cache
 from iam.compiler._engine import PIPELINES, STAGES, CompiledModule, Pipeline, compile_module, pipelines
+from iam.compiler._explain import Explanation
 from iam.compiler._jit import JitFunction, Lowered, jit
 
 __all__ = [
     "PIPELINES",
     "STAGES",
     "CompiledModule",
+    "Explanation",
     "JitFunction",
     "Lowered",
     "Pipeline",

@@ -25,6 +25,7 @@ from iam.compiler import _engine, _pytree
 from iam.compiler._builder import build_module
 from iam.compiler._donate import check_memory, pair
 from iam.compiler._engine import FeaturesSlot, Native, NumberSlot, Slot, Stage, TensorSlot
+from iam.compiler._explain import Explanation, explain
 from iam.compiler._guards import Guards
 from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, Static, TracedArgumentError, kind_of
 from iam.compiler._recorded import Recorded
@@ -678,6 +679,21 @@ class JitFunction(Generic[P, R]):
         except TracedArgumentError:
             raise TraceError(f"iam.jit({self.name}).lower: expected example arrays, got traced values") from None
         return Lowered(self._prepare(key, leaves, args, kwargs))
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """What the compiler makes of a call with arguments like these: nothing is compiled or run.
+
+        Returns:
+            The program before and after the rewrites, remarks that name your lines, and estimated flops, bytes and memory of
+            every op; ``print`` it, or take ``.to_dict()``. The formulas are in :mod:`iam.compiler._explain` and docs/jit.md.
+        """
+        leaves: list[Any] = []
+        try:
+            key = self._key(args, kwargs, leaves)
+        except TracedArgumentError:
+            raise TraceError(f"iam.jit({self.name}).explain: expected example arrays, got traced values") from None
+        found = self._find(key, leaves) or self._record(key, leaves, args, kwargs)
+        return explain(found.text, found.program, leaves, _rows_of)
 
     def check_at(self, site: Site | str, width: int) -> None:
         """Record the function for activations ``[rows, width]`` of ``site``, its only argument, and run nothing.
