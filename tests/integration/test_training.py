@@ -328,6 +328,29 @@ def test_tensorboard_is_optional(planted, tmp_path, monkeypatch):
         train(settings(tmp_path, steps=5, logging={"tensorboard": True}), planted[2])
 
 
+def test_tensorboard_shows_each_step_once(planted, tmp_path):
+    """Its files after a crash at step 15 and a resume from step 10 show what metrics.jsonl has."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    checkpoint = {"folder": str(tmp_path), "every": 10}
+    config = settings(tmp_path, steps=20, logging={"every": 1, "tensorboard": True}, checkpoint=checkpoint)
+
+    def crash(metrics):
+        if metrics["step"] == 15:
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        train(config, planted[2], callback=crash)
+    train(config, planted[2], resume=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == set(lines[0])
+    for name in ("loss", "fvu", "l0"):
+        shown = [(one.step, one.value) for one in events.Scalars(name)]
+        assert [step for step, _ in shown] == list(range(1, 21))
+        np.testing.assert_allclose([value for _, value in shown], [line[name] for line in lines], rtol=1e-6)
+
+
 def test_files_are_as_readable_as_any(planted, tmp_path):
     train(settings(tmp_path / "run", steps=2), planted[2])
     (tmp_path / "file").write_text("")

@@ -26,6 +26,34 @@ def changed(part, **values):
     return SMALL | {part: SMALL.get(part, {}) | values}
 
 
+def sites(site, site_out=None, **coder):
+    return changed("coder", **coder) | {"data": {"site": site, "site_out": site_out}}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "each"),
+    [
+        (SMALL, "sae", ()),
+        (sites("resid_post.1"), "sae", ("resid_post.1",)),
+        (sites(["resid_post.1"]), "sae", ("resid_post.1",)),
+        (sites("resid_post.1", "resid_post.1"), "sae", ("resid_post.1",)),
+        (sites("mlp_in.1", "mlp_out.1"), "transcoder", ("mlp_in.1", "mlp_out.1")),
+        (sites(["mlp_in.1"], ["mlp_out.1"]), "transcoder", ("mlp_in.1", "mlp_out.1")),
+        (sites(["mlp_in.1", "blocks.2.mlp.hook_in"]), "crosscoder", ("mlp_in.1", "mlp_in.2")),
+        (
+            sites(["resid_post.0", "resid_post.1"], ["resid_post.1", "resid_post.2"]),
+            "cross_layer",
+            ("resid_post.0", "resid_post.1", "resid_post.2"),
+        ),
+        (changed("coder", kind="crosscoder"), "crosscoder", ()),
+    ],
+)
+def test_kind_follows_from_the_sites(values, kind, each):
+    config = TrainConfig.from_dict(values)
+    assert (config.kind, config.data.sites) == (kind, each)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
 def test_reads_and_writes_the_same():
     config = TrainConfig.from_dict(SMALL)
     assert config.coder.normalize_decoder is True
@@ -61,6 +89,27 @@ def test_frozen():
         (
             changed("coder", apply_b_dec_to_input=True) | {"data": {"site": "mlp_in.1", "site_out": "mlp_out.1"}},
             "apply_b_dec_to_input: expected false for a transcoder",
+            "config-value",
+        ),
+        (sites(["mlp_in.1", "mlp_in.2"], ["mlp_out.1"]), r"site_out: expected as many sites as in site \(2\), got 1", "config-value"),
+        (sites("mlp_in.1", ["mlp_out.1", "mlp_out.2"]), r"site_out: expected as many sites as in site \(1\), got 2", "config-value"),
+        (sites(["mlp_in.2", "mlp_in.1"], ["mlp_out.1", "mlp_out.2"]), r"site: .*in the order of the forward pass, got mlp_in\.2", "config-value"),
+        (sites(["mlp_in.1", "mlp_in.2"], ["mlp_out.2", "mlp_out.1"]), r"site_out: .*in the order of the forward pass", "config-value"),
+        (sites(["mlp_in.1", "mlp_in.2"], ["mlp_out.0", "mlp_out.2"]), r"comes after mlp_in\.1, which its layer reads, got mlp_out\.0", "config-value"),
+        (sites(["mlp_in.1", "mlp_in.1"]), r"expected a site, or a list of different ones, got \['mlp_in\.1', 'mlp_in\.1'\]", "site"),
+        (sites([]), r"expected a site, or a list of different ones, got \[\]", "site"),
+        (sites(["mlp_in.1", "mpl_in.2"]), r"DataSettings\.site\[1\]: .*mlp_in", "site"),
+        (sites(["mlp_in.1", "mlp_in.2"], kind="cross_layer"), "coder.kind: expected crosscoder, which follows from", "config-value"),
+        (changed("coder", kind="clt"), "CoderSettings.kind: expected one of cross_layer, crosscoder, sae, transcoder", "config-value"),
+        (sites(["mlp_in.1", "mlp_in.2"], skip=True), "coder.skip: expected false for a crosscoder", "config-value"),
+        (
+            sites(["mlp_in.1", "mlp_in.2"], ["mlp_out.1", "mlp_out.2"], apply_b_dec_to_input=True),
+            "apply_b_dec_to_input: expected false for a transcoder",
+            "config-value",
+        ),
+        (
+            sites(["mlp_in.1", "mlp_in.2"], ["mlp_out.1", "mlp_out.2"], architecture="matryoshka", widths=[8]),
+            "expected another one than matryoshka for a cross-layer transcoder",
             "config-value",
         ),
         (changed("coder", architecture="matryoshka", widths=[32, 16]), "widths: expected rising sizes", "config-value"),
@@ -115,6 +164,16 @@ def test_committed_configurations_are_read(repo_root: pathlib.Path):
     for file in files:
         config = TrainConfig.from_yaml(file)
         assert config.data.buffer_rows >= config.schedule.batch, file
+
+
+def test_configurations_of_smollm2_share_their_batches(repo_root: pathlib.Path):
+    from iam.training._train import _check_together
+
+    configs = [TrainConfig.from_yaml(path) for path in sorted((repo_root / "configs").glob("smollm2_*.yaml"))]
+    assert {config.kind for config in configs} == {"cross_layer", "sae", "transcoder"}
+    _check_together(configs)
+    for config in configs:
+        assert set(config.data.sites) <= set(config.data.cache_sites)
 
 
 def test_every_setting_is_documented(repo_root: pathlib.Path):

@@ -287,6 +287,23 @@ def test_buffer_goes_on_where_it_was(after):
     assert other.next() is None
 
 
+def test_state_of_some_sites_is_that_of_a_buffer_of_these():
+    rows = torch.arange(300, dtype=torch.float32)[:, None]
+
+    def filled(*arrays):
+        buffer = RingBuffer(ArrayStream(*arrays), rows=64, batch=8, seed=3)
+        for _ in range(7):
+            buffer.next()
+        return buffer
+
+    numbers, tensors = filled(rows, -rows, 2 * rows).state([2, 0])
+    expected_numbers, expected = filled(2 * rows, rows).state()
+    assert numbers == expected_numbers and tensors.keys() == expected.keys()
+    assert {"pending.0", "pending.1", "rows.0", "rows.1"} <= tensors.keys()
+    for name, value in expected.items():
+        assert torch.equal(tensors[name], value), name
+
+
 def test_buffer_stopped_while_filling_has_the_state_before():
     stop = []
 
@@ -319,6 +336,8 @@ def test_rows_that_cannot_be_held_are_refused():
         ArrayStream(np.ones(3))
     with pytest.raises(ShapeError, match="as many targets as rows"):
         ArrayStream(np.ones((3, 1)), np.ones((2, 1)))
+    with pytest.raises(ShapeError, match="as many at each site"):
+        ArrayStream(([np.ones((3, 1)), np.ones((3, 1))], [np.ones((3, 1)), np.ones((2, 1))]))
     blocks = IteratorStream([np.ones((2, 3)), np.ones((2, 4))])
     with pytest.raises(ShapeError, match=r"width \[3\] as the first, got \[4\]"):
         RingBuffer(blocks, rows=4, batch=1).next()

@@ -456,7 +456,8 @@ def metrics_files(config: TrainConfig, step: int) -> Iterator[Callable[[Metrics]
     if config.logging.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
-        board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step)
+        # TensorBoard hides what other files say of this step and later ones
+        board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step + 1)
     try:
         with path.open("a", encoding="utf-8") as file:
 
