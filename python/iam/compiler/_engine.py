@@ -442,13 +442,23 @@ class CompiledModule:
     returns NumPy arrays and SparseFeatures, one or a tuple.
     """
 
-    def __init__(self, name: str, source: str, inputs: list[Slot], results: list[Slot], native: Native) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        inputs: list[Slot],
+        results: list[Slot],
+        native: Native,
+        equal_sizes: list[list[tuple[int, int]]],
+    ) -> None:
+        """``equal_sizes``: groups of ``(argument, dimension)`` that a call must give one size."""
         self.name = name
         self.inputs = tuple(inputs)
         self.results = tuple(results)
         self.compile_ms = native.compile_ms
         self._source = source
         self._native = native
+        self._equal_sizes = equal_sizes
 
     def __repr__(self) -> str:
         return f"CompiledModule(@{self.name}, {len(self.inputs)} inputs, {len(self.results)} results)"
@@ -463,6 +473,14 @@ class CompiledModule:
         components: list[Any] = []
         for i, (slot, arg) in enumerate(zip(self.inputs, args, strict=True)):
             components.extend(_components(slot, arg, f"@{self.name}: argument {i}"))
+        for (first, dimension), *others in self._equal_sizes:
+            size = shape_of(args[first])[dimension]
+            for other, at in others:
+                if shape_of(args[other])[at] != size:
+                    raise ShapeError(
+                        f"@{self.name}: expected dimension {at} of argument {other} to be that of dimension {dimension} of "
+                        f"argument {first}, {size}; got {shape_of(args[other])[at]}"
+                    )
         found = iter(self._native.program(*components))
         wrapped = []
         for slot in self.results:
@@ -508,6 +526,38 @@ def _components(slot: Slot, arg: Any, what: str) -> list[Any]:
         expected = "x".join("?" if n is None else str(n) for n in slot.shape)
         raise ShapeError(f"{what}: expected shape {expected}, got {'x'.join(map(str, shape)) or 'a number'}")
     return [array]
+
+
+def _equal_sizes(function: Any) -> list[list[tuple[int, int]]]:
+    """Dynamic dimensions of the arguments that elementwise ops combine: MLIR takes their sizes to be equal.
+
+    The rows of an ``iam`` op are followed, too; that its own operands fit, its kernel checks.
+    """
+    parents: dict[Any, Any] = {}
+
+    def root(place: Any) -> Any:
+        while parents.setdefault(place, place) != place:
+            place = parents[place]
+        return place
+
+    block = function.regions[0].blocks[0]
+    for op in (op.operation for op in block.operations):
+        values = [v for v in (*op.operands, *op.results) if hasattr(v.type, "rank") or hasattr(v.type, "dictionary")]
+        if op.name.startswith(("arith.", "math.")):
+            dimensions = range(min((v.type.rank for v in values if hasattr(v.type, "rank")), default=0))
+        elif op.name.startswith("iam.clt.") or op.name == "iam.policy.steer":
+            values, dimensions = [*values[:1], *op.results], range(1)
+        else:
+            continue
+        for dimension in dimensions:
+            for value in values[1:]:
+                parents[root((value, dimension))] = root((values[0], dimension))
+    groups: dict[Any, list[tuple[int, int]]] = {}
+    for number, argument in enumerate(block.arguments):
+        for dimension in range(getattr(argument.type, "rank", 1 if hasattr(argument.type, "dictionary") else 0)):
+            if (argument, dimension) in parents:
+                groups.setdefault(root((argument, dimension)), []).append((number, dimension))
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _is_private(function: Any) -> bool:
@@ -571,6 +621,7 @@ def compile_module(
             if isinstance(slot, NumberSlot):
                 raise CompileError(f"compile_module: result {i} of @{entry} is a number; return a tensor")
         text = print_module(module, locations=True)
+        equal_sizes = _equal_sizes(function)
         prepare_entry(function)
         built, _ = find_or_build(None, lambda: module, inputs, results, opt_level=opt_level, verify=True)
-    return CompiledModule(entry, text, inputs, results, built)
+    return CompiledModule(entry, text, inputs, results, built, equal_sizes)
