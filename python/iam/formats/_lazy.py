@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from iam.core.errors import FormatError
 
-__all__ = ["NUMPY_DTYPES", "LazyTensor", "as_float32", "map_file", "widen"]
+__all__ = ["NUMPY_DTYPES", "LazyTensor", "as_float32", "check_finite", "map_file", "widen"]
 
 NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """How the float types of files lie in memory; a bfloat16 is the upper half of a float32."""
@@ -128,6 +129,8 @@ class LazyTensor:
         if not isinstance(index, slice):
             index = np.asarray(index)
             index = index if index.size else index.astype(np.int64)
+            index = np.flatnonzero(index) if index.dtype == np.bool_ else index
+            _read_only(self._stored, index)
         scales = self._scales
         if scales is not None and len(scales) == len(self):
             scales = scales[index]
@@ -154,14 +157,51 @@ class LazyTensor:
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def _finite(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        flat = values.reshape(-1)
-        for start in range(0, flat.size, _CHUNK):
-            if not np.isfinite(flat[start : start + _CHUNK]).all():
-                at = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-                raise FormatError(
-                    f"{self._source}: expected finite values, got {values[at]} at {at}", code="non-finite"
-                )
-        return values
+        return check_finite(values, self._source)
+
+
+def check_finite(values: npt.NDArray[np.float32], source: str) -> npt.NDArray[np.float32]:
+    """``values``, which are contiguous; looked at in pieces, so that no mask of their size is held.
+
+    Raises:
+        FormatError: NaN or infinity in them (``non-finite``).
+    """
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        good = np.isfinite(flat[start : start + _CHUNK])
+        if not good.all():
+            at = tuple(int(i) for i in np.unravel_index(start + int(np.argmin(good)), values.shape))
+            raise FormatError(f"{source}: expected finite values, got {values[at]} at {at}", code="non-finite")
+    return values
+
+
+def _read_only(stored: npt.NDArray[Any], index: npt.NDArray[Any]) -> None:
+    """Tell the system that these rows of a mapped array will be read, and nothing around them.
+
+    Left alone it reads ahead at every row, which can be megabytes for a row of kilobytes. Only a hint: where it cannot be given
+    nothing else changes.
+    """
+    mapping: Any = stored
+    while mapping is not None and not isinstance(mapping, mmap.mmap):
+        mapping = getattr(mapping, "base", None)
+    extent = sum((n - 1) * s for n, s in zip(stored.shape[1:], stored.strides[1:], strict=True)) + stored.itemsize
+    rows = index.astype(np.int64, copy=False).reshape(-1)
+    apart = (
+        min(stored.strides, default=0) > 0 and stored.strides[0] >= extent
+    )  # not a view whose rows lie across each other
+    if mapping is None or not hasattr(mmap, "MADV_RANDOM") or not apart or not rows.size:
+        return
+    if rows.min() < -len(stored) or rows.max() >= len(stored):
+        return  # the indexing that follows says so
+    begin = stored.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    page = mmap.PAGESIZE
+    whole = begin // page * page
+    mapping.madvise(mmap.MADV_RANDOM, whole, begin + (len(stored) - 1) * stored.strides[0] + extent - whole)
+    starts = begin + np.unique(rows % len(stored)) * stored.strides[0]
+    first, last = starts // page, (starts + extent - 1) // page + 1
+    split = np.flatnonzero(first[1:] > last[:-1]) + 1
+    for run in zip(first[np.r_[0, split]].tolist(), last[np.r_[split - 1, len(last) - 1]].tolist(), strict=True):
+        mapping.madvise(mmap.MADV_WILLNEED, run[0] * page, (run[1] - run[0]) * page)
 
 
 def as_float32(tensor: Any) -> npt.NDArray[np.float32]:

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from iam.core.config import suggestion, take_int
 from iam.core.errors import FormatError
 from iam.formats._atomic import write_atomically
-from iam.formats._lazy import LazyTensor, as_float32
+from iam.formats._lazy import LazyTensor, as_float32, check_finite
 
 __all__ = [
     "ARCHITECTURES", "NORMALIZATIONS", "SIDECAR", "Kind", "RawCoder", "Tensor", "TensorFile", "as_jumprelu", "expected_shapes", "fold_b_dec",
@@ -236,12 +236,7 @@ def take(
         tensor = file.lazy(name)
         return tensor.T if transpose else tensor
     array = file.read(name, transpose=transpose)
-    if not np.isfinite(array).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise FormatError(
-            f'{file.path}: tensor "{name}": expected finite values, got {array[at]} at {at}', code="non-finite"
-        )
-    return array
+    return check_finite(array, f'{file.path}: tensor "{name}"')
 
 
 # Equivalent records, for formats that lack a convention.
