@@ -270,49 +270,51 @@ def _topk_family(back: _Backward, terms: Terms, *, whole_batch: bool) -> _Pass:
     if levels > 1:
         squared = [steps.squares(one) / rows for one in errors[1:]]
         parts = {"mse": squared[-1], "prefixes": sum(squared[:-1], torch.zeros_like(squared[-1]))}
-    found = None
-    if terms.aux_coefficient and terms.dead is not None and bool(terms.dead.any()):
-        found = _aux(back, errors[-1], terms, norms)
     # A feature of level j is part of the prefixes j, j + 1, ...: the errors of these add up on its way back.
     upstream = (errors if levels == 1 else errors.flip(0).cumsum(0).flip(0)) * (2 / rows)
     back.output(upstream[0])
-    upstream, open_ = upstream.flatten(0, 1), values > 0
+    upstream = upstream.flatten(0, 1)
     basis = back.centred if levels == 1 else back.centred.repeat(levels, 1)
-    if found is not None:
-        # Entries of AuxK are rows of their own, below those of the codes: one product holds both.
-        parts["aux"] = found.loss
-        codes, values = steps.stacked(codes, found.codes), torch.cat([values, found.values])
-        upstream, basis = torch.cat([upstream, found.upstream]), torch.cat([basis, back.centred])
-        open_ = torch.cat([open_, torch.ones(len(found.values), dtype=torch.bool)])
+    d_pre = steps.sampled(codes, upstream, decoder) * (values > 0)
+    back.pre_sums(steps.column_sums(codes, d_pre), "b_enc")
+    if terms.aux_coefficient and terms.dead is not None and bool(terms.dead.any()):
+        parts["aux"], dead, d_decoder, d_encoder = _aux(back, errors[-1], terms, norms)
+        # A gradient row of a dead feature is one more row of the product, with the value 1 at that feature.
+        codes, ones = steps.stacked(codes, steps.one_each(dead, codes.width)), values.new_ones(len(dead))
+        values, upstream = torch.cat([values, ones]), torch.cat([upstream, d_decoder])
+        d_pre, basis = torch.cat([d_pre, ones]), torch.cat([basis, d_encoder])
     back.add("decoder", steps.product(codes, values, upstream))
-    back.encoder(codes, steps.sampled(codes, upstream, decoder) * open_, basis=basis)
+    back.add("encoder", steps.product(codes, d_pre, basis))
     return _Found(fired, active, parts, smallest)
 
 
-@dataclass
-class _Aux:
-    """AuxK: codes of dead features and their values, the gradient of what they decode to, the loss."""
-
-    codes: Codes
-    values: torch.Tensor
-    upstream: torch.Tensor
-    loss: torch.Tensor
-
-
-def _aux(back: _Backward, error: torch.Tensor, terms: Terms, norms: torch.Tensor | None) -> _Aux:
+def _aux(
+    back: _Backward, error: torch.Tensor, terms: Terms, norms: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """AuxK: the ``k_aux`` largest pre-activations of dead features, not rectified, explain the error that is left.
 
     ``e = y - x_hat`` is a constant; ``k_aux = min(d // 2, dead)``; ``loss = c min(dead / (d // 2), 1) mean_r sum_d (e_hat - e)^2``
     with ``e_hat = aux @ decoder``, no bias. `d` is the width of the rows that are predicted.
+
+    Returns:
+        The loss, the dead features, and the gradients of their rows of decoder and encoder. Those of biases are added to `back`.
     """
     assert terms.dead is not None
     weights, dead = back.weights, terms.dead.nonzero().flatten()
     rows, half = len(error), max(1, error.shape[1] // 2)
     scale = terms.aux_coefficient * min(len(dead) / half, 1.0)
+    decoder, encoder = weights["decoder"][dead], weights["encoder"].T[:, dead].T
+    norms = None if norms is None else norms[dead]
     k = min(half, len(dead))
-    codes, values = steps.encode_among(back.centred, weights["encoder"], weights["b_enc"], dead, k, norms)
-    missing = steps.decode(codes, values, weights["decoder"]) + error  # e_hat - e, and e = -error
-    return _Aux(codes, values, missing * (2 * scale / rows), steps.squares(missing) * (scale / rows))
+    codes, values = steps.encode_largest(back.centred, encoder, weights["b_enc"][dead], k, norms)
+    missing = steps.decode(codes, values, decoder).add_(error)  # e_hat - e, and e = -error
+    upstream = missing * (2 * scale / rows)
+    d_pre = steps.sampled(codes, upstream, decoder)
+    sums = torch.zeros_like(weights["b_enc"])
+    sums[dead] = steps.column_sums(codes, d_pre)
+    back.pre_sums(sums, "b_enc")
+    d_decoder = steps.transposed(codes, values, upstream)
+    return steps.squares(missing) * (scale / rows), dead, d_decoder, steps.transposed(codes, d_pre, back.centred)
 
 
 def standard(back: _Backward, terms: Terms) -> _Pass:

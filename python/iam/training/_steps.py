@@ -41,11 +41,12 @@ __all__ = [
     "decode",
     "encode",
     "encode_above",
-    "encode_among",
     "encode_batch_topk",
+    "encode_largest",
     "encode_topk",
     "encode_window",
     "fired",
+    "one_each",
     "product",
     "row_sum",
     "sampled",
@@ -150,6 +151,12 @@ def stacked(a: Codes, b: Codes) -> Codes:
     return Codes(torch.cat([a.indices, b.indices]), torch.cat([a.offsets, a.offsets[-1] + b.offsets[1:]]), a.width)
 
 
+def one_each(features: torch.Tensor, width: int) -> Codes:
+    """A row for each of the features, whose one entry it is: rows `[n, d]` that belong to these features are a product with
+    values 1."""
+    return Codes(features, torch.arange(len(features) + 1), width)
+
+
 # --------------------------------------------------------------------------------------------------------- selections
 
 
@@ -223,28 +230,19 @@ def encode_batch_topk(
     return codes, _unscaled(codes, found, norms)
 
 
-def encode_among(
-    x: torch.Tensor,
-    encoder: torch.Tensor,
-    bias: torch.Tensor,
-    features: torch.Tensor,
-    k: int,
-    norms: torch.Tensor | None = None,
+def encode_largest(
+    x: torch.Tensor, encoder: torch.Tensor, bias: torch.Tensor, k: int, norms: torch.Tensor | None = None
 ) -> tuple[Codes, torch.Tensor]:
-    """Codes and values of the `k` largest pre-activations of each row among `features` alone (ascending, int64), sign kept;
-    chosen by ``h * norms`` if these are given."""
+    """As :func:`encode_topk`, sign kept: AuxK's codes, of an encoder `[features, d_in]` of dead features alone."""
     width = len(encoder)
-    part, part_bias = encoder[features], bias[features]
-    part_norms = None if norms is None else norms[features]
     if x.dtype == torch.float32:
-        among = np.arange(len(features), dtype=np.int32)
-        values, found = native().train_encode_among(*_kernel_input(x, part, part_bias, part_norms), None, among, k)
-        indices = features[torch.from_numpy(found).flatten().long()]
-        codes = Codes(indices, torch.arange(0, values.size + 1, k), width)
-        return codes, _unscaled(codes, torch.from_numpy(values).flatten(), norms)
-    pre = encode(x, part, part_bias)
-    local = topk(pre if part_norms is None else pre * part_norms, k)
-    return Codes(features[local.indices], local.offsets, width), local.at(pre)
+        among = np.arange(width, dtype=np.int32)
+        values, indices = native().train_encode_among(*_kernel_input(x, encoder, bias, norms), None, among, k)
+        codes, found = _csr_found(values, indices, torch.arange(0, values.size + 1, k), width)
+        return codes, _unscaled(codes, found, norms)
+    pre = encode(x, encoder, bias)
+    codes = topk(pre if norms is None else pre * norms, k)
+    return codes, codes.at(pre)
 
 
 def encode_above(x: torch.Tensor, encoder: torch.Tensor, bias: torch.Tensor) -> tuple[Codes, torch.Tensor]:
