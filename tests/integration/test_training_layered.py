@@ -15,6 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 
 import iam  # noqa: E402
 from iam.errors import ArgumentError, ShapeError  # noqa: E402
@@ -384,6 +385,35 @@ def test_what_cannot_be_trained_together_is_refused(tiny, tmp_path):
     train(of_model(tiny, tmp_path, "sae", steps=3), model=tiny[0])
     with pytest.raises(ArgumentError, match=r"expected checkpoints of the same step.*one by one"):
         train([one, other], model=tiny[0], resume=True)
+
+
+def test_command_line_of_several(tiny, tmp_path):
+    import yaml
+    from click.testing import CliRunner
+
+    from iam.cli._train import train as command
+
+    folder = tmp_path / "model"
+    tiny[0].model.save_pretrained(folder)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>").save_pretrained(
+        folder
+    )
+    files = []
+    for kind in ("cross_layer", "crosscoder"):
+        config = of_model(tiny, tmp_path / "out", kind, data={"model": str(folder)})
+        files.append(tmp_path / f"{kind}.yaml")
+        files[-1].write_text(yaml.safe_dump(config.to_dict()))
+    arguments = [*map(str, files), "--steps", "5"]
+    shown = CliRunner().invoke(command, [*arguments, "--dry-run"], catch_exceptions=False)
+    plans = list(yaml.safe_load_all(shown.output))
+    assert [plan["follows"]["kind"] for plan in plans] == ["cross_layer", "crosscoder"]
+    assert plans[0]["data"]["site"] == SITES["cross_layer"]["site"] and not (tmp_path / "out").exists()
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "CrossLayerTranscoder(topk, 3 layers" in done.output and "Crosscoder(topk, 3 sites" in done.output
+    assert done.output.count("step 5: loss") == 2
+    assert load_checkpoint(tmp_path / "out" / "crosscoder")[0]["step"] == 5
 
 
 def test_rows_that_do_not_fit_the_kind_are_explained(layered, tmp_path):

@@ -3,11 +3,13 @@
     import iam
 
     sae = iam.train("configs/sae_topk.yaml")
+    sae, clt = iam.train(["configs/smollm2_sae.yaml", "configs/smollm2_clt.yaml"])  # on the same batches
 
 How it works, formula by formula: ``docs/training.md``.
 """
 
 from iam.training._config import (
+    CODER_KINDS,
     TRAINING_ARCHITECTURES,
     CheckpointSettings,
     CoderSettings,
@@ -21,6 +23,7 @@ from iam.training._config import (
 from iam.training._train import train
 
 __all__ = [
+    "CODER_KINDS",
     "TRAINING_ARCHITECTURES",
     "CheckpointSettings",
     "CoderSettings",
