@@ -245,6 +245,36 @@ def test_batch_topk_is_exact_where_one_row_holds_most(skew):
     assert torch.equal(kept_now > 0, score >= cut)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_batch_topk_kernel_takes_more_candidates_where_one_row_holds_most(scaled):
+    """Row 0 is a hundred times longer: all its positive pre-activations, 30 or so, belong to the 24 largest of 8 rows."""
+    generator = torch.Generator().manual_seed(2)
+    x, encoder = torch.randn(8, D_IN, generator=generator), torch.randn(64, D_IN, generator=generator)
+    bias = torch.randn(64, generator=generator) / 10
+    norms = torch.rand(64, generator=generator) + 0.5 if scaled else None
+    x[0] *= 100
+    codes, values = _steps.encode_batch_topk(x, encoder, bias, 24, norms)
+    pre = x.double() @ encoder.double().T + bias.double()
+    score = pre if norms is None else pre * norms.double()
+    expected = torch.where(score >= score.flatten().topk(24).values[-1], pre, 0.0)
+    assert int((codes.dense(values)[0] > 0).sum()) > 12, "the first guess, 6 candidates of a row, was enough"
+    torch.testing.assert_close(codes.dense(values).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sums_in_float32_are_those_of_float64():
+    generator = torch.Generator().manual_seed(7)
+    dense = torch.randn(37, 11, generator=generator) + 3
+    wide = dense.double()
+    # float32 rounds each result once
+    assert float(_steps.squares(dense)) == pytest.approx(float(_steps.squares(wide)), rel=1e-7)
+    torch.testing.assert_close(_steps.row_sum(dense).double(), _steps.row_sum(wide), rtol=1e-7, atol=0)
+    expected = float((wide - wide.mean(0)).square().sum())
+    assert _steps.variance(dense) == pytest.approx(expected, rel=1e-5)  # 1e-7 of ten times as much is subtracted
+    codes, values = _steps.Codes(torch.tensor([1, 4, 1]), torch.tensor([0, 2, 3]), 6), torch.tensor([2.0, 0.0, -1.0])
+    fired, active = _steps.fired(codes, values)
+    assert fired.tolist() == [False, True, False, False, False, False] and active == 1
+
+
 def test_batch_topk_never_keeps_what_is_not_positive():
     codes = _steps.batch_topk(torch.tensor([[1.0, -2.0], [-1.0, 0.0]]), 4)
     assert codes.indices.tolist() == [0] and codes.offsets.tolist() == [0, 1, 1]

@@ -214,18 +214,24 @@ def encode_batch_topk(
     x: torch.Tensor, encoder: torch.Tensor, bias: torch.Tensor, count: int, norms: torch.Tensor | None = None
 ) -> tuple[Codes, torch.Tensor]:
     """Codes and values of the `count` largest pre-activations of the whole batch that are > 0, chosen by ``h * norms`` if these
-    are given. In float32 from the largest of each row, four times as many as there are on average; more where that was too few."""
+    are given. In float32 from the largest of each row, twice as many as there are on average; rows of which all were chosen may
+    have more, and are encoded again with twice as many, until there are none."""
     if x.dtype != torch.float32:
         pre = encode(x, encoder, bias)
         codes = batch_topk(pre if norms is None else pre * norms, count)
         return codes, codes.at(pre)
-    width, given = len(encoder), _kernel_input(x, encoder, bias, norms)
-    each = min(width, max(1, 4 * -(-count // len(x))))
+    width, (rows, weights, bias_of) = len(encoder), _kernel_input(x, encoder, bias, norms)
+    slots = min(width, 2 * -(-count // len(x)))
+    candidates, features = native().encode_topk(rows, weights, bias_of, None, slots)
     while True:
-        values, indices, offsets, exact = native().train_batch_select(*native().encode_topk(*given, None, each), count)
-        if exact or each == width:
+        values, indices, offsets, exact = native().train_batch_select(candidates, features, count)
+        if exact or slots == width:
             break
-        each = min(width, 2 * each)
+        full = np.flatnonzero(np.diff(offsets) == slots)
+        more = min(width, 2 * slots) - slots
+        candidates, features = (np.pad(one, ((0, 0), (0, more))) for one in (candidates, features))  # 0 is padding
+        slots += more
+        candidates[full], features[full] = native().encode_topk(rows[full], weights, bias_of, None, slots)
     codes, found = _csr_found(values, indices, offsets, width)
     return codes, _unscaled(codes, found, norms)
 
