@@ -314,6 +314,17 @@ def test_kind_follows_from_the_sites_and_the_coder_knows_them(tiny, tmp_path, ki
         ]
 
 
+@pytest.mark.parametrize(("first", "told"), [(0, "circuit_tracer_clt"), (1, "iam")])
+def test_layers_that_circuit_tracer_would_take_for_others_are_not_written_for_it(tiny, tmp_path, first, told):
+    """circuit-tracer's file i is layer i of the model; layers 1 and 2 would be read as 0 and 1."""
+    layers = (first, first + 1)
+    data = {"site": [f"mlp_in.{at}" for at in layers], "site_out": [f"mlp_out.{at}" for at in layers], "cache": None}
+    coder = {"architecture": "batchtopk", "k": 2}
+    trained = train(of_model(tiny, tmp_path, "cross_layer", data=data, coder=coder), model=tiny[0])
+    assert iam.formats.detect(tmp_path / "cross_layer" / "coder").format == told
+    assert iam.formats.load(tmp_path / "cross_layer" / "coder").sites == trained.sites
+
+
 def test_output_that_is_also_an_input(tiny, tmp_path):
     """Sites that are read and predicted are in a block once; each layer still gets its own."""
     data = {"site": ["resid_post.0", "resid_post.1"], "site_out": ["resid_post.1", "resid_post.2"], "cache": None}

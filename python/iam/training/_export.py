@@ -143,8 +143,8 @@ def export_cross_layer(
 
 def save(coder: Any, folder: Path) -> None:
     """Write the coder in a format that other tools read, where there is one: an SAE and a transcoder in SAELens's, a cross-layer
-    transcoder in circuit-tracer's. What these cannot say (TopK and gated transcoders, a skip across layers, crosscoders) is
-    written in IAM's own."""
+    transcoder in circuit-tracer's. What these cannot say (TopK and gated transcoders, a skip across layers, layers that do not begin
+    with the first, crosscoders) is written in IAM's own."""
     from iam.vector.clt import SAE, CrossLayerTranscoder, Transcoder
 
     told_by_a_threshold = coder.cfg.architecture in ("jumprelu", "standard")
@@ -154,7 +154,12 @@ def save(coder: Any, folder: Path) -> None:
         from iam.formats import saelens
 
         saelens.write(coder, folder)  # type: ignore[arg-type]  # takes transcoders too
-    elif isinstance(coder, CrossLayerTranscoder) and told_by_a_threshold and coder.W_skip is None:
+    elif (
+        isinstance(coder, CrossLayerTranscoder)
+        and told_by_a_threshold
+        and coder.W_skip is None
+        and _from_layer_0(coder)
+    ):
         from iam.formats import circuit_tracer_clt
 
         circuit_tracer_clt.write(coder, folder)
@@ -162,3 +167,12 @@ def save(coder: Any, folder: Path) -> None:
         from iam.formats import native
 
         native.write(coder, folder)
+
+
+def _from_layer_0(coder: CrossLayerTranscoder) -> bool:
+    """Whether the layers are the first ones of the model, as circuit-tracer takes them to be, at the same place in each."""
+    for sites in (coder.sites, coder.sites_out):
+        known = [site for site in sites if site is not None]
+        if [site.layer for site in known] != list(range(len(known))) or len({site.kind for site in known}) > 1:
+            return False
+    return True
