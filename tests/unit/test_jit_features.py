@@ -232,6 +232,62 @@ def test_options_that_make_no_sense(options, says):
         iam.jit(lambda x, strength: x * strength, **options)
 
 
+# What objects hold.
+
+
+def test_attributes_of_self_are_watched(x):
+    class Study:
+        def __init__(self):
+            self.shift, self.options = 1.0, types.SimpleNamespace(scale=2.0)
+            self.sae, self.calls = make_sae(seed=21), 0
+
+        def scaled(self, y):
+            return y * self.options.scale
+
+        @iam.jit
+        def run(self, x):
+            return self.scaled(self.sae(x)) + self.shift
+
+    study = Study()
+
+    def check(recordings):
+        study.calls += 1  # the code does not name it
+        close(study.run(x), study.sae(x) * study.options.scale + study.shift)
+        assert Study.run.stats()["recordings"] == recordings
+
+    check(1)
+    check(1)
+    study.shift = 3.0
+    check(2)
+    study.options.scale = 5.0
+    check(3)
+    study.options = types.SimpleNamespace(scale=-1.0)
+    check(4)
+    study.sae = make_sae(seed=22)
+    check(5)
+    check(5)
+
+
+def test_objects_of_a_closure_and_functions_as_arguments(x):
+    settings, weight = types.SimpleNamespace(scale=2.0), 3.0
+
+    def weighted(y):
+        return y * weight
+
+    program = iam.jit(lambda x, then: then(x * settings.scale))
+    close(program(x, weighted), x * 6.0)
+    settings.scale = 1.0
+    close(program(x, weighted), x * 3.0)
+    weight = 4.0
+    close(program(x, weighted), x * 4.0)
+    assert program.stats()["recordings"] == 3
+    close(program(x, abs_free), x + 0.0)
+
+
+def abs_free(y):
+    return y
+
+
 # Donation.
 
 

@@ -101,13 +101,14 @@ def _cpu() -> str:
 @cache
 def _build() -> list[Any]:
     """Which compiler and runtime these are: version, and size and time of every file that decides what is generated."""
-    import iam
     from iam._tools import install_root, runtime_library
 
+    # The version from the name of the folder: importlib.metadata takes longer to import than a program to load.
+    version = sorted(path.name for path in install_root().parent.glob("iam-*.dist-info"))
     files = [runtime_library(), *sorted((install_root() / "mlir" / "_mlir_libs").glob("lib*.so"))]
     files += sorted(Path(__file__).parent.glob("*.py"))
     stamps = [(file.name, found.st_size, found.st_mtime_ns) for file in files for found in [file.stat()]]
-    return [iam.__version__, sys.byteorder, *stamps]
+    return [version, sys.byteorder, *stamps]
 
 
 def key_of(program: str, options: str) -> str:

@@ -4,13 +4,14 @@ A function may refer to coders, vectors and numbers of its closure and module. T
 recorded; a guard notices at a later call that such a name has been bound to something else (or that a list of numbers
 has changed), and the function is recorded again. The contents of an array that enters the program are read at every call;
 a number or array that Python computes from one (``1 + v``) is computed while recording, so a change in place also leads to
-a new recording. Above 4,096 elements only a sample of a NumPy array is compared.
+a new recording. Of objects that the function refers to, or is given as constants (``self`` of a method), the attributes
+whose names occur in its code are watched, and in the functions and methods that it calls by name. Above 4,096 elements only a sample of a NumPy array is compared.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ _MISSING = object()
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _LIBRARIES = ("iam", "numpy", "torch")
 _SNAPSHOT = 1024  # longest list that is compared at every call
+_MOST_OBJECTS = 256
 _SAMPLE = 4096  # elements of an array that are compared at every call: about a microsecond
 
 
@@ -57,29 +59,69 @@ def _sample(array: np.ndarray) -> bytes:
 
 
 class Guards:
-    """The names that ``function`` and the functions it calls by name refer to, with their values now."""
+    """The names that ``function`` and the functions it calls by name refer to, with their values now.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    Args:
+        constants: Arguments that are known while recording; functions and objects among them are looked into.
+    """
+
+    def __init__(self, function: Callable[..., Any], constants: Sequence[tuple[str, Any]] = ()) -> None:
         self.names: dict[int, str] = {}  # id of a referenced object -> its name
         self.coders: list[Any] = []
         self._cells: list[tuple[types.CellType, Any]] = []
-        self._globals: list[tuple[dict[str, Any], str, Any]] = []
+        self._globals: list[tuple[dict[str, Any], str, Any]] = []  # modules' names, and attributes of objects
         self._mutable: list[tuple[Any, Any]] = []
+        self._words: set[str] = set()  # names in the code: attributes among them
+        self._objects: dict[int, Any] = {}
+        self._read: set[tuple[int, str]] = set()
         seen: set[int] = set()
         pending = [function]
+        for name, value in constants:
+            if not isinstance(value, _SCALARS):
+                pending.extend(self._note(name, value))
         while pending:
             found = pending.pop()
             if isinstance(found, types.MethodType):
+                self._keep_object(found.__self__)
                 found = found.__func__
             wrapped = getattr(found, "__wrapped__", None)
             if wrapped is not None and callable(wrapped):
                 pending.append(wrapped)
-            if not isinstance(found, types.FunctionType) or id(found) in seen:
-                continue
-            seen.add(id(found))
-            if (found.__module__ or "").split(".")[0] in _LIBRARIES and found is not function:
-                continue
-            pending.extend(self._collect(found))
+            if isinstance(found, types.FunctionType) and id(found) not in seen:
+                seen.add(id(found))
+                if (found.__module__ or "").split(".")[0] not in _LIBRARIES or found is function:
+                    self._words |= _global_names(found.__code__)
+                    pending.extend(self._collect(found))
+            if not pending:
+                pending.extend(self._look_into_objects())
+
+    def _keep_object(self, value: Any) -> None:
+        """Look into ``value`` later, if it is an object of the user's with attributes."""
+        theirs = (type(value).__module__ or "").split(".")[0] in (*_LIBRARIES, "builtins")
+        if theirs or isinstance(value, (types.ModuleType, type)) or not hasattr(value, "__dict__"):
+            return
+        if len(self._objects) < _MOST_OBJECTS:
+            self._objects[id(value)] = value
+
+    def _look_into_objects(self) -> list[Any]:
+        """Note the attributes that the code names; the methods among them, to be followed."""
+        methods: list[Any] = []
+        waiting = list(self._objects.values())
+        while waiting:
+            value, known = waiting.pop(), len(self._objects)
+            attributes = vars(value)
+            for name in sorted(self._words):
+                if (id(value), name) in self._read:
+                    continue
+                if name in attributes:
+                    self._read.add((id(value), name))
+                    self._globals.append((attributes, name, attributes[name]))
+                    methods.extend(self._note(name, attributes[name]))
+                elif isinstance(found := getattr(type(value), name, None), types.FunctionType):
+                    self._read.add((id(value), name))
+                    methods.append(found)
+            waiting.extend(list(self._objects.values())[known:])
+        return methods
 
     def _collect(self, function: types.FunctionType) -> Iterator[Any]:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -107,6 +149,8 @@ class Guards:
             self._mutable.append((value, snapshot))
         if isinstance(value, (types.FunctionType, types.MethodType)) or hasattr(value, "__wrapped__"):
             yield value
+        elif snapshot is None and not is_coder(value):
+            self._keep_object(value)
 
     def hold(self) -> bool:
         """Whether every name still means what it meant."""

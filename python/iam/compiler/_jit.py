@@ -557,20 +557,23 @@ class JitFunction(Generic[P, R]):
             self._cache.popitem(last=False)
 
     def _record(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> _Specialization:
-        guards = Guards(self.function)
         args, kwargs = self._marked(args, {name: kwargs[name] for name in sorted(kwargs)})
         leaf_names, parameters, sites = _pytree.leaves_of(self.function, args, kwargs)
+        static = self._options.static_argnames
+        kinds = [
+            _pytree.CONSTANT if parameter in static else kind_of(leaf)
+            for leaf, parameter in zip(leaves, parameters, strict=True)
+        ]
+        constants = [
+            (name, leaf) for leaf, name, kind in zip(leaves, leaf_names, kinds, strict=True) if kind == _pytree.CONSTANT
+        ]
+        guards = Guards(self.function, constants)
         trace = Trace(self.name, sys._getframe(), allow_other_sites=self._options.allow_other_sites)
         trace.names.update(guards.names)
         trace.coders.update((id(coder), coder) for coder in guards.coders)
         coders: dict[int, Any] = {}
         forget = _Forget(weakref.ref(self), key)
         stand_ins = []
-        static = self._options.static_argnames
-        kinds = [
-            _pytree.CONSTANT if parameter in static else kind_of(leaf)
-            for leaf, parameter in zip(leaves, parameters, strict=True)
-        ]
         rows_given = any(
             (kind == ARRAY and leaf.ndim >= 2) or kind == FEATURES for leaf, kind in zip(leaves, kinds, strict=True)
         )
