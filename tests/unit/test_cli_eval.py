@@ -1,6 +1,7 @@
 """``iam eval``: options, files, what it prints and writes."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -114,6 +115,61 @@ def test_activations_from_a_file(folder, tmp_path, rng):
     done = run(folder, "--activations", tmp_path / "rows.npy", "--json", "-")
     expected = evaluate(iam.SAE.load_from_disk(folder), activations=x)
     assert json.loads(done.stdout)["metrics"]["reconstruction_quality"]["mse"] == expected.mse
+
+
+def test_it_says_what_the_figures_are_means_over(model, folder, tmp_path, rng, monkeypatch):
+    (tmp_path / "a.txt").write_text("the old house stood by the sea and the sea was calm")
+    arguments = (folder, "--model", "tiny", "--text", tmp_path / "a.txt", "--context", 8, "--no-losses")
+    done = run(*arguments)
+    assert "42 positions: 6 contexts of 8 tokens, the first 1 of each left out, special tokens left out." in done.stderr
+    assert "An average feature is active at 5.2 of them" in " ".join(done.stderr.split())  # 42 · 3 / 24
+    monkeypatch.setattr("iam.cli._eval.FEW", 5)
+    assert "dead_features" not in run(*arguments).stderr
+    assert not run(*arguments, "--quiet").stderr
+    x = rng.standard_normal((3, WIDTH)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", x)
+    done = run(folder, "--activations", tmp_path / "rows.npy")
+    assert "3 positions: rows.npy." in done.stderr
+    assert "An average feature is active at 0.4 of them" in " ".join(done.stderr.split())
+
+
+def test_a_coder_of_several_sites(model, tmp_path):
+    draw = lambda *shape: np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)  # noqa: E731
+    metadata = {"hook_names": ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]}
+    cfg = iam.CoderConfig(architecture="topk", d_in=WIDTH, d_sae=D_SAE, k=3, metadata=metadata)
+    shapes = {"W_enc": (2, WIDTH, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, 2, WIDTH), "b_dec": (2, WIDTH)}
+    iam.Crosscoder(cfg, **{name: draw(*shape) for name, shape in shapes.items()}).save_model(tmp_path / "crosscoder")
+    (tmp_path / "a.txt").write_text("the old house stood by the sea and the sea was calm")
+    arguments = ("--model", "tiny", "--text", tmp_path / "a.txt", "--context", 8)
+    done = run(tmp_path / "crosscoder", *arguments, "--json", tmp_path / "e.json")
+    assert "site by site" in done.stdout and "resid_post.1" in done.stdout
+    parts = json.loads((tmp_path / "e.json").read_text())["parts"]
+    assert [part["site"] for part in parts] == ["resid_post.0", "resid_post.1"]
+    assert all("ce_loss_score" in part["metrics"]["model_performance_preservation"] for part in parts)
+    np.save(tmp_path / "rows.npy", draw(2, 5, WIDTH))  # [sites, rows, width]
+    assert "site by site" in run(tmp_path / "crosscoder", "--activations", tmp_path / "rows.npy").stdout
+
+
+def test_ctrl_c_ends_it_without_files(model, folder, tmp_path, monkeypatch, capsys):
+    from iam.cli import main
+    from iam.cli._app import INTERRUPTS
+
+    monkeypatch.setattr(INTERRUPTS, "requested", False)  # and again after this test
+    (tmp_path / "a.txt").write_text("the old house stood by the sea and the sea was calm")
+    read, passes = model._read, []
+
+    def interrupted(*arguments):
+        passes.append(1)
+        if len(passes) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return read(*arguments)
+
+    monkeypatch.setattr(model, "_read", interrupted)
+    arguments = ["eval", folder, "--model", "tiny", "--text", tmp_path / "a.txt", "--context", 8, "--batch-size", 2]
+    code = main([*map(str, arguments), "--json", str(tmp_path / "e.json"), "--picture", str(tmp_path / "d.svg")])
+    assert code == 130 and len(passes) == 2
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "e.json").exists() and not (tmp_path / "d.svg").exists()
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def evaluate(
     loaded = formats.load(coder, format_)
     if activations is not None:
         result = _on_activations(loaded, activations, targets, batch_size)
+        where = activations.name
         statistics = None
     else:
         import iam
@@ -141,6 +142,9 @@ def evaluate(
             "exclude_special_tokens": not count_special_tokens,
         }
         result = _on_text(loaded, _progress("measuring", batches, quiet), site, not no_losses, how)
+        where = f"{len(ids):,} contexts of {context} tokens"
+        where += f", the first {first} of each left out" * (first > 0)
+        where += ", special tokens left out" * (not count_special_tokens)
         statistics = None
         if contexts or neuronpedia is not None:
             from iam.evaluation import feature_statistics
@@ -150,6 +154,8 @@ def evaluate(
             logits = 10 if neuronpedia is not None else 0
             statistics = feature_statistics(loaded, tokens=shown, site=site, source=source, logits=logits, **how)
     _report(result, json_path, picture)
+    if not quiet:
+        _say_how_much(result, where)
     if statistics is not None and contexts:
         folder = coder if coder.is_dir() else coder.parent
         click.echo(f"wrote {statistics.save_contexts(folder)}", err=True)
@@ -293,6 +299,24 @@ def _progress(name: str, batches: Sequence[Any], quiet: bool) -> Iterator[Any]:
             INTERRUPTS.check()
             yield batch
             stage.advance()
+
+
+FEW = 50
+"""Below so many activations of an average feature, "dead" says more about the text than about the coder."""
+
+
+def _say_how_much(result: Any, where: str) -> None:
+    """On standard error: what the figures are means over, and whether that is enough to call a feature dead."""
+    from iam.cli import _render
+
+    positions = result.total_tokens_eval_sparsity_variance
+    _render.note(f"{positions:,} positions: {where}.")
+    average = result.l0 * positions / len(result.feature_density)
+    if average < FEW and result.dead_features:
+        _render.note(
+            f"dead_features: active at none of these positions. An average feature is active at {average:.1f} of them, so many of "
+            "these are only rare; more text tells (--max-contexts)."
+        )
 
 
 def _report(result: Any, json_path: Path | None, picture: Path | None) -> None:
