@@ -25,13 +25,19 @@ OUT = Path(__file__).resolve().parents[1] / "python" / "iam" / "data" / "release
 # SAELens's loader -> IAM's format and the options of its reader; a loader that is not here has no reader in IAM.
 FORMATS: dict[str | None, tuple[str, dict[str, Any]]] = {
     None: ("saelens", {}),
+    "connor_rob_hook_z": ("state_dict", {}),
+    "deepseek_r1": ("state_dict", {}),
     "dictionary_learning_1": ("dictionary_learning", {}),
     "gemma_2": ("gemma_scope", {"kind": "sae"}),
     "gemma_2_transcoder": ("gemma_scope", {"kind": "transcoder"}),
     "gemma_3": ("gemma_scope_2", {}),
+    "goodfire": ("state_dict", {}),
     "llama_scope": ("llama_scope", {}),
+    "llama_scope_r1_distill": ("llama_scope_r1", {}),
     "mntss_clt_layer_transcoder": ("circuit_tracer_clt", {}),
     "mwhanna_transcoder": ("circuit_tracer", {}),
+    "qwen_scope": ("state_dict", {}),
+    "sparsify": ("sparsify", {}),
 }
 
 
@@ -39,7 +45,7 @@ def hook(loader: str | None, repo: str, name: str, path: str) -> str | None:
     """Where a coder reads, from its names; None where they do not say it."""
     if re.fullmatch(r"blocks\.\d+\.[\w.]+", name):
         return name
-    layer = re.search(r"layer_?(\d+)|-L(\d+)[RAM]", path)
+    layer = re.search(r"layer_?(\d+)|-L(\d+)[RAM]|/L(\d+)R$|-l(\d+)\.pth?$", path)
     number = next((part for part in layer.groups() if part is not None), None) if layer else None
     if number is None:
         return "hook_embed" if "embedding" in path else None
@@ -57,6 +63,8 @@ def hook(loader: str | None, repo: str, name: str, path: str) -> str | None:
         found = {"R": "hook_resid_post", "A": "hook_attn_out", "M": "hook_mlp_out"}[
             re.search(r"-L\d+([RAM])-", path)[1]
         ]  # type: ignore[index]
+    elif loader in ("goodfire", "llama_scope_r1_distill", "qwen_scope"):
+        found = "hook_resid_post"
     elif loader == "mwhanna_transcoder":
         found = "mlp.hook_in"
     elif loader == "dictionary_learning_1" and "resid_post" in path:

@@ -100,14 +100,14 @@ def test_a_cross_layer_transcoder_of_160_gb_opens_at_once(tmp_path):
         sparse_safetensors(tmp_path / f"W_dec_{i}.safetensors", {f"W_dec_{i}": (f, layers - i, d)})
     total = sum(item.stat().st_size for item in tmp_path.iterdir())
     assert total > 160e9
-    start = time.perf_counter()
+    start = time.process_time()  # the machine is shared; tests/benchmarks/bench_scale.py reports seconds by the clock
     found = detect(tmp_path)
     raw = _detect.load_raw(tmp_path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert found.format == "circuit_tracer_clt" and (raw.n_layers, raw.d_sae, raw.d_in) == (layers, f, d)
     assert raw.tensors["W_dec.3"].rows([5, 98_303]).shape == (2, 23, d)
     assert raw.tensors["W_enc.3"].T.rows([5]).shape == (1, d)
-    assert seconds < 1.0
+    assert seconds < 0.5
     seen = _inspect.inspect_path(tmp_path)
     assert seen.facts["layers"] == layers and seen.total_bytes > 160e9 and len(seen.tensors) == 5 * layers
     assert any("norms are not listed" in note for note in seen.notes)

@@ -193,7 +193,12 @@ def _changes(before: RawCoder, after: RawCoder) -> list[str]:
 )
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(sorted(FORMATS)), help="The format to write.")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(sorted(name for name, entry in FORMATS.items() if entry.written)),
+    help="The format to write.",
+)
 @click.option("--from", "source_format", type=click.Choice(sorted(FORMATS)), help="What SRC is. [default: found out]")
 @click.option(
     "--dtype", type=click.Choice(["bfloat16", "float16", "float32", "int8"]), help="What to store. [default: as SRC]"

@@ -237,7 +237,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 def _open(file: Path) -> TensorFile:
     if file.suffix == ".npz":
         return NpzFile(file)
-    return CheckpointFile(file) if file.suffix == ".pt" else SafetensorsFile(file)
+    return CheckpointFile(file) if file.suffix in (".pt", ".pth") else SafetensorsFile(file)
 
 
 def _site(hook: Any) -> str | None:

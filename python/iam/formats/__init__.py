@@ -2,7 +2,7 @@
 
 >>> sorted(FORMATS)  # doctest: +NORMALIZE_WHITESPACE
 ['circuit_tracer', 'circuit_tracer_clt', 'dictionary_learning', 'gemma_scope', 'gemma_scope_2', 'iam', 'llama_scope',
- 'saelens', 'sparsify']
+ 'llama_scope_r1', 'saelens', 'sparsify', 'state_dict']
 """
 
 from iam.formats._detect import FORMATS, Detected, detect, load, save

@@ -44,7 +44,8 @@ class CheckpointFile:
 
     Attributes:
         tensors: Type and shape of each tensor.
-        scalars: Numbers and booleans that the dict holds directly, and integer tensors of one element.
+        scalars: Numbers and booleans that the dict holds, and integer tensors of one element.
+        texts: Texts that it holds. What is in a dict inside the dict has a name ``outer.inner``.
 
     Raises:
         FormatError: missing, truncated or malformed; a pickle that holds anything but tensors and plain values; not a flat
@@ -73,9 +74,14 @@ class CheckpointFile:
         self._values: dict[str, Any] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self.scalars: dict[str, int | float | bool] = {}
+        self.texts: dict[str, str] = {}
         size = self.path.stat().st_size
         for name, value in loaded.items():
-            self._take(torch, name, value, size)
+            if isinstance(value, Mapping) and isinstance(name, str):
+                for inner, part in value.items():
+                    self._take(torch, f"{name}.{inner}", part, size)
+            else:
+                self._take(torch, name, value, size)
 
     def _check_archive(self) -> None:
         try:
@@ -103,6 +109,9 @@ class CheckpointFile:
             raise FormatError(f"{where}: expected names, got {type(name).__name__}", code="format")
         if isinstance(value, (bool, int, float)):
             self.scalars[name] = value
+            return
+        if isinstance(value, str) and len(value) < 1000:
+            self.texts[name] = value
             return
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
             raise FormatError(

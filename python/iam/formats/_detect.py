@@ -44,6 +44,7 @@ class _Format:
     config_keys: tuple[str, ...] = ()
     also: str | None = None
     module: str | None = None
+    written: bool = True
 
 
 FORMATS: dict[str, _Format] = {
@@ -69,10 +70,17 @@ FORMATS: dict[str, _Format] = {
         "Llama Scope", r"checkpoints/final\.safetensors", (r"encoder\.weight", r"decoder\.weight"), "hyperparams.json",
         ("d_model", "dataset_average_activation_norm"),
     ),
+    "llama_scope_r1": _Format(
+        "Llama Scope R1", r"sae_weights\.safetensors",
+        (r"encoder\.weight", r"decoder\.weight", r"log_jumprelu_threshold"), "config.json", ("d_model", "norm_activation"),
+        written=False,
+    ),
     "saelens": _Format("SAELens", r"sae_weights\.safetensors", (r"W_dec", r"b_dec"), "cfg.json", ("d_in", "d_sae")),
     "sparsify": _Format("sparsify", r"sae\.safetensors", (r"encoder\.weight", r"W_dec"), "cfg.json", ("d_in", "k")),
+    "state_dict": _Format("a .pt file of tensors", r"(?!ae\.pt)[^/]*\.pth?", (), written=False),
 }  # fmt: skip
-"""Formats by name. Each is a module ``iam.formats.<name>`` (``iam``: ``iam.formats.native``) with ``read``, ``write``, ``read_raw`` and ``write_raw``."""
+"""Formats by name. Each is a module ``iam.formats.<name>`` (``iam``: ``iam.formats.native``) with ``read`` and ``read_raw``
+and, if it is ``written``, ``write`` and ``write_raw``."""
 
 
 def module(name: str) -> ModuleType:
@@ -116,6 +124,8 @@ def detect(path: str | Path) -> Detected:
             name == "gemma_scope"
         ):  # any .npz may be one when it is asked about, but not when it lies beside other files
             files = [item for item in files if item == "params.npz"]
+        elif name == "state_dict":
+            files = []  # only when it is asked about: what lies in a folder may be anything
         if not files:
             continue
         verdict = _examine(entry, folder, files, names)
@@ -123,12 +133,14 @@ def detect(path: str | Path) -> Detected:
             against[name] = verdict
         else:
             fits[name] = verdict
-    if len(fits) == 1 and not against:
+    # a name that two formats share speaks against the one whose config is not there only if nothing fits
+    absent = {name for name in against if FORMATS[name].config not in (None, *names)}
+    if len(fits) == 1 and not set(against) - absent:
         name, (why, details) = next(iter(fits.items()))
-        # of these three a file is a coder by itself; in the others, and in cross-layer transcoders, it is part of a folder
-        alone = name in ("circuit_tracer", "gemma_scope", "gemma_scope_2") and not (only or "").startswith(
-            "params_layer_"
-        )
+        # of these a file is a coder by itself; in the others, and in cross-layer transcoders, it is part of a folder
+        alone = name in ("circuit_tracer", "gemma_scope", "gemma_scope_2", "state_dict") and not (
+            only or ""
+        ).startswith("params_layer_")
         whole = only is None or not alone
         return Detected(name, folder if whole else path, why, details)
     raise FormatError(_explain(path, names, fits, against), code="format")
@@ -195,7 +207,13 @@ def _explain(path: Path, names: list[str], fits: Mapping[str, Any], against: Map
     pickles = [name for name in names if Path(name).suffix in (".pt", ".pth", ".bin", ".pkl") and name != "ae.pt"]
     if pickles and not fits:
         lines.append(
-            f"{pickles[0]} is a pickle, which IAM does not open unless its format is known to hold only tensors"
+            f"{pickles[0]} is a pickle: name the file itself, and IAM opens it if it holds only tensors (weights_only)"
+        )
+    if "latest_ckpt.safetensors" in names and "conf.yaml" in names:
+        lines.append("these are files of a temporal SAE, which is no function of one activation and is not read")
+    if "config.yaml" in names and not against and not fits:
+        lines.append(
+            "if config.yaml lists transcoders by address (hf://...), iam.formats.from_pretrained of the repository gets them"
         )
     if not against and not fits:
         lines.append(
@@ -249,12 +267,22 @@ def save(coder: Any, path: str | Path, *, format: str) -> Any:
     """Write a coder in any format; returns what the format's ``write`` returns.
 
     Raises:
-        FormatError: the format cannot hold this coder; the message says why.
+        FormatError: the format cannot hold this coder, or is only read; the message says why.
         ArgumentError: an unknown format.
     """
-    return module(format).write(coder, path)
+    return _writer(format).write(coder, path)
 
 
 def save_raw(raw: RawCoder, path: str | Path, *, format: str) -> Any:
     """Write a record in any format; see :func:`save`."""
-    return module(format).write_raw(raw, path)
+    return _writer(format).write_raw(raw, path)
+
+
+def _writer(name: str) -> ModuleType:
+    found = module(name)
+    if not FORMATS[name].written:
+        raise FormatError(
+            f"iam.formats: {name} is read and not written; write saelens, or iam, which holds every coder",
+            code="format",
+        )
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from iam.core.config import nearest
 from iam.core.errors import ArgumentError, FormatError, MissingDependencyError
 from iam.formats._build import build
 from iam.formats._detect import FORMATS, detect, load_raw
+from iam.formats._raw import RawCoder
 
 __all__ = ["Release", "from_pretrained", "releases", "resolve"]
 
@@ -24,9 +26,17 @@ _FILES = {
     "dictionary_learning": ("ae.pt", "config.json"),
     "gemma_scope": ("params.npz",),
     "gemma_scope_2": ("params.safetensors", "config.json?"),
+    "iam": ("coder.json",),
     "llama_scope": ("hyperparams.json", "checkpoints/final.safetensors"),
+    "llama_scope_r1": ("config.json", "sae_weights.safetensors"),
     "saelens": ("cfg.json", "sae_weights.safetensors"),
     "sparsify": ("cfg.json", "sae.safetensors"),
+}
+
+# SAELens's loaders that have no reader here, and why.
+_UNREAD = {
+    "temporal": "a temporal SAE predicts part of an activation by attention over the positions before it, so it is no function of "
+    "one activation, which every coder of IAM is",
 }
 
 
@@ -98,8 +108,8 @@ def resolve(release: str, sae_id: str | None = None) -> Release:
         )
     if item["format"] is None:
         raise FormatError(
-            f"from_pretrained: {release} is in the format that SAELens reads with {item['loader']}; IAM reads "
-            f"{', '.join(sorted(FORMATS))}. Load it with SAELens and save_model it",
+            f"from_pretrained: {release} is not read: {_UNREAD.get(item['loader'], item['loader'])}. Read are "
+            f"{', '.join(sorted(FORMATS))}",
             code="format",
         )
     coder = item["coders"][sae_id]
@@ -116,6 +126,7 @@ def from_pretrained(
     *,
     format: str | None = None,
     kind: str | None = None,
+    layer: int | None = None,
     revision: str | None = None,
     force_download: bool = False,
     local_files_only: bool = False,
@@ -127,6 +138,8 @@ def from_pretrained(
         sae_id: The coder in the release; the folder or file in a repository.
         format: What the repository's files are, where it cannot be found out.
         kind: ``sae`` or ``transcoder``, for Gemma Scope files of a repository whose name does not say it.
+        layer: Which, of a repository with transcoders of several layers (circuit-tracer), also where its ``config.yaml`` lists files
+            of other repositories (``transcoders: [hf://...]``).
         revision: A commit, branch or tag of the repository.
         force_download: Fetch again what is in the cache.
         local_files_only: Only the cache. ``HF_HUB_OFFLINE=1`` does the same for all calls.
@@ -143,10 +156,21 @@ def from_pretrained(
     found = resolve(release, sae_id)
     format = format or found.format
     fetch = _Fetch(found.repo, revision, force_download, local_files_only)
+    listed = None
+    if format in (None, "circuit_tracer"):
+        listed = _listed(fetch, found.path, layer, kind)
+    if listed is not None:
+        return build(replace(listed, metadata={"release": release} | dict(listed.metadata)))
     if format is None:
         at = fetch.folder(found.path)
         seen = detect(at)
         format, at = seen.format, seen.path
+    elif format == "state_dict":
+        at = fetch.file(found.path)
+        if "_Hcat_z_" in found.path:  # the one layout with a config
+            fetch.file(f"{found.path.removesuffix('.pt')}_cfg.json")
+    elif format == "iam":
+        at = fetch.folder(found.path)
     elif format in ("circuit_tracer", "circuit_tracer_clt"):
         if format == "circuit_tracer" and found.path.endswith(".safetensors"):
             at = fetch.file(found.path)
@@ -155,7 +179,7 @@ def from_pretrained(
             at = fetch.folder(found.path)
     else:
         at = fetch.files(found.path, _FILES[format])
-    raw = load_raw(at, format, **({"kind": kind} | dict(found.options)))
+    raw = load_raw(at, format, layer=layer, **({"kind": kind} | dict(found.options)))
     if found.normalize_activations is not None:
         raw = replace(raw, normalize_activations=found.normalize_activations)
     if raw.normalize_activations == "expected_average_only_in" and raw.norm_scale is None and found.scale is not None:
@@ -163,6 +187,57 @@ def from_pretrained(
     known = {"model_name": found.model, "hook_name": found.hook_name, "release": release, "sae_id": sae_id}
     metadata = {name: value for name, value in known.items() if value is not None} | dict(raw.metadata)
     return build(replace(raw, metadata=metadata))
+
+
+def _listed(fetch: _Fetch, path: str, layer: int | None, kind: str | None) -> RawCoder | None:
+    """The transcoder that circuit-tracer's ``config.yaml`` of a repository names by its address; None if it names none.
+
+    Raises:
+        FormatError: a list without a layer asked for, an address that is none, or as :func:`from_pretrained`.
+    """
+    from iam.formats._yaml import read_yaml
+    from iam.formats.circuit_tracer import CONFIG_NAME
+
+    if Path(path).suffix:  # one file
+        return None
+    config_file = fetch.optional(f"{path}/{CONFIG_NAME}".lstrip("/"))
+    if config_file is None or (listed := (config := read_yaml(config_file)).get("transcoders")) is None:
+        return None
+    if not isinstance(listed, list) or not listed or not all(isinstance(item, str) for item in listed):
+        raise FormatError(
+            f"{config_file}: transcoders: expected a list of addresses, got {listed!r:.200}", code="config-value"
+        )
+    if config.get("model_kind") == "cross_layer_transcoder":
+        files = [_download(fetch, uri, config_file) for uri in listed]
+        return load_raw(files[0].parent)
+    if layer is None or not 0 <= layer < len(listed):
+        raise FormatError(
+            f"from_pretrained: {CONFIG_NAME} lists transcoders of {len(listed)} layers; say which with layer=0..{len(listed) - 1}, "
+            f"got {layer}",
+            code="format",
+        )
+    raw = load_raw(_download(fetch, listed[layer], config_file), kind=kind or "transcoder")
+    known: dict[str, Any] = {}
+    for ours, theirs in (("hook_name", "feature_input_hook"), ("hook_name_out", "feature_output_hook")):
+        if isinstance(config.get(theirs), str):
+            known[ours] = f"blocks.{layer}.{config[theirs]}"
+    if isinstance(config.get("model_name"), str):
+        known["model_name"] = config["model_name"]
+    return replace(raw, metadata=known | dict(raw.metadata))
+
+
+def _download(fetch: _Fetch, uri: str, config_file: Path) -> Path:
+    """The file at ``hf://owner/repository/path?revision=...``, and the config beside it."""
+    match = re.fullmatch(r"hf://([^/]+/[^/?]+)/([^?]+)(?:\?revision=([^&]+))?", uri)
+    if match is None:
+        raise FormatError(
+            f"{config_file}: transcoders: expected hf://owner/repository/path, got {uri!r:.200}", code="config-value"
+        )
+    other = fetch.of(match[1], match[3])
+    at = other.file(match[2])
+    if at.suffix == ".safetensors":
+        other.optional(f"{match[2].rpartition('/')[0]}/config.json".lstrip("/"))
+    return at
 
 
 class _Fetch:
@@ -177,7 +252,7 @@ class _Fetch:
                 'from_pretrained: needs huggingface_hub; install it with: pip install "iam[models]"'
             ) from error
         self._hub: Any = huggingface_hub
-        self._repo = repo
+        self._repo, self._force, self._local = repo, force, local
         self._options = {"revision": revision, "force_download": force, "local_files_only": local}
 
     def file(self, name: str) -> Path:
@@ -186,12 +261,18 @@ class _Fetch:
         except Exception as error:  # the hub, the network and the cache each have errors of their own
             raise self._failed(name, error) from error
 
-    def optional(self, name: str) -> None:
+    def of(self, repo: str, revision: str | None) -> _Fetch:
+        """The same for another repository."""
+        return _Fetch(repo, revision, self._force, self._local)
+
+    def optional(self, name: str) -> Path | None:
+        """The file, or None where the repository, as far as it can be asked, has none."""
         try:
-            self.file(name)
+            return self.file(name)
         except FormatError as error:
             if not isinstance(error.__cause__, self._hub.errors.EntryNotFoundError):
                 raise
+            return None
 
     def files(self, path: str, names: tuple[str, ...]) -> Path:
         at: Path | None = None

@@ -102,7 +102,7 @@ def read_raw(path: str | Path) -> RawCoder:
         for key in ("activation_dim", "dict_size")
     )
     file = CheckpointFile(folder / FILE_NAME)
-    seen = set(file.tensors) | set(file.scalars)
+    seen = set(file.tensors) | set(file.scalars) | set(file.texts)
     if unknown := sorted(seen - set(names.values()) - others):
         raise FormatError(
             f"{file.path}: {unknown} do not belong to {name}, which {CONFIG_NAME} names; expected {sorted(names.values())}",

@@ -23,6 +23,7 @@ from iam.formats._raw import (
     Kind,
     RawCoder,
     Tensor,
+    TensorFile,
     as_jumprelu,
     fold_b_dec,
     fold_norm_scale,
@@ -94,7 +95,7 @@ def read_raw(path: str | Path) -> RawCoder:
     )  # fmt: skip
 
 
-def storage(file: SafetensorsFile) -> str:
+def storage(file: TensorFile) -> str:
     """What most of a file is stored in; float64 counts as float32."""
     sizes: dict[str, int] = {}
     for info in file.tensors.values():
