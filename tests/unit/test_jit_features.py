@@ -189,6 +189,7 @@ def test_static_rows(sae, x):
     for given in (x, x[:3], x.reshape(1, 5, D), x[0]):
         y, f, g = scaled(given, given)
         rows = given.size // D
+        assert y.shape == given.shape
         close(y, sae(given) / rows + given * 2.0 + 1.0)
         close(f.to_dense(), sae.encode(given).to_dense())
         close(g.to_dense(), sae.encode(given).ablate(3).to_dense())
@@ -196,6 +197,15 @@ def test_static_rows(sae, x):
         assert "tensor<?x" not in scaled.mlir()
     close(scaled(x, x + 1.0)[0], sae(x) / 5 + x * 2.0 + 3.0)
     assert scaled.stats()["recordings"] == 3  # (5, D) and (1, 5, D) have five rows
+
+
+def test_no_rows_are_a_number_of_rows(sae, x):
+    dynamic, static = iam.jit(lambda x: sae(x) + x), iam.jit(lambda x: sae(x) + x, static_rows=True)
+    close(dynamic(x), sae(x) + x)
+    assert static(x[:0]).shape == (0, D)
+    assert static(x[:0].reshape(3, 0, D)).shape == (3, 0, D)
+    close(static(x), sae(x) + x)
+    assert static.stats()["compilations"] == 2
 
 
 def test_static_rows_of_one_argument(x):
@@ -335,10 +345,14 @@ def test_donated_torch(x):
     torch = pytest.importorskip("torch")
     given = torch.from_numpy(x.copy())
     pointer = given.data_ptr()
-    y = iam.jit(lambda x: x * 2.0, donate="x")(given)
+    program = iam.jit(lambda x: x * 2.0, donate="x")
+    y = program(given)
     assert y is given
     assert y.data_ptr() == pointer
     close(y, x * 2)
+    recorded = torch.from_numpy(x.copy()).requires_grad_()
+    with torch.no_grad(), pytest.raises(ArgumentError, match="its gradient is recorded"):
+        program(recorded)
 
 
 def test_two_donated_arguments(x):

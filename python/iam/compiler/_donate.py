@@ -87,6 +87,8 @@ def check_memory(leaf: Any, components: list[Any], at: int, what: str) -> None:
     if is_torch(leaf):
         if str(leaf.dtype) != "torch.float32":
             reason = f"it is {leaf.dtype}, and programs compute in float32"
+        elif leaf.requires_grad:
+            reason = "its gradient is recorded"
         elif not leaf.is_contiguous():
             reason = "it is not contiguous"
     elif leaf.dtype != np.float32:

@@ -50,7 +50,7 @@ class Recorded:
 def _type(type: Type) -> str:
     if isinstance(type, ScalarType):
         return "f32"
-    rows = "" if type.rows is None else f"{type.rows.root().size or '?'}x"
+    rows = "" if type.rows is None else f"{'?' if type.rows.size is None else type.rows.size}x"
     if isinstance(type, FeaturesType):
         return f"features {rows}{type.n_features} k={type.k}"
     return f"tensor {rows}{type.dims}"
