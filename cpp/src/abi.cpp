@@ -5,6 +5,7 @@
 #include "iam/clt/decode.h"
 #include "iam/clt/edit.h"
 #include "iam/clt/encode.h"
+#include "iam/clt/pursuit.h"
 #include "iam/core/pool.h"
 #include "iam/steering/steer.h"
 
@@ -179,6 +180,22 @@ ENTRY(encode_topk)(F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, F2 *values, I2 *indices)
   });
 }
 
+ENTRY(encode_abstopk)(F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, F2 *values, I2 *indices) {
+  enter("iam.clt.encode_abstopk", [&](Views &views) {
+    const Encoder e = {views.in(x), views.in(wEnc), views.in(bEnc), views.in(bDec)};
+    const auto out = views.codesOut(values, indices);
+    return RUN(encodeAbsTopK(e, out));
+  });
+}
+
+ENTRY(encode_groupmax)(F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, F2 *values, I2 *indices) {
+  enter("iam.clt.encode_groupmax", [&](Views &views) {
+    const Encoder e = {views.in(x), views.in(wEnc), views.in(bEnc), views.in(bDec)};
+    const auto out = views.codesOut(values, indices);
+    return RUN(encodeGroupMax(e, out));
+  });
+}
+
 ENTRY(encode_threshold)(MemRefCsr *result, F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, F1 *theta) {
   enterCsr("iam.clt.encode_threshold", result, x->sizes[0], [&](Views &views, CsrResult &codes) {
     const Encoder e = {views.in(x), views.in(wEnc), views.in(bEnc), views.in(bDec)};
@@ -192,6 +209,22 @@ ENTRY(topk)(F2 *pre, F2 *values, I2 *indices) {
     const auto in = views.in(pre);
     const auto out = views.codesOut(values, indices);
     return RUN(topK(in, out));
+  });
+}
+
+ENTRY(abstopk)(F2 *pre, F2 *values, I2 *indices) {
+  enter("iam.clt.abstopk", [&](Views &views) {
+    const auto in = views.in(pre);
+    const auto out = views.codesOut(values, indices);
+    return RUN(absTopK(in, out));
+  });
+}
+
+ENTRY(groupmax)(F2 *pre, F2 *values, I2 *indices) {
+  enter("iam.clt.groupmax", [&](Views &views) {
+    const auto in = views.in(pre);
+    const auto out = views.codesOut(values, indices);
+    return RUN(groupMax(in, out));
   });
 }
 
@@ -214,6 +247,15 @@ ENTRY(gate)(MemRefCsr *result, F2 *gatePre, F2 *magnitudePre) {
   enterCsr("iam.clt.gate", result, gatePre->sizes[0], [&](Views &views, CsrResult &codes) {
     const auto g = views.in(gatePre), m = views.in(magnitudePre);
     return RUN(gate(g, m, codes));
+  });
+}
+
+ENTRY(matching_pursuit)(MemRefCsr *result, F2 *x, F2 *wDec, F1 *bDec, float residualThreshold,
+                        int64_t maxIterations, int64_t stopOnDuplicateSupport) {
+  enterCsr("iam.clt.matching_pursuit", result, x->sizes[0], [&](Views &views, CsrResult &codes) {
+    const Pursuit p = {views.in(x),       views.in(wDec), views.in(bDec),
+                       residualThreshold, maxIterations,  stopOnDuplicateSupport != 0};
+    return RUN(matchingPursuit(p, codes));
   });
 }
 

@@ -54,6 +54,16 @@ TEST(TopK, InfinitiesHaveAnOrderAndNanHasNone) {
   expectError(topK(pre.mat(), wide.out()), Code::kKRange, "got k=41");
 }
 
+TEST(GroupMax, NanAndGroupsThatDoNotFit) {
+  Floats pre = normal(3, 12, 1);
+  Codes four(3, 4), five(3, 5);
+  expectOk(groupMax(pre.mat(), four.out()));
+  expectError(groupMax(pre.mat(), five.out()), Code::kKRange, "divisor of 12 (features), got k=5");
+  pre(2, 11) = std::nanf("");
+  expectError(groupMax(pre.mat(), four.out()), Code::kNonFinite, "at row 2, column 11");
+  expectError(absTopK(pre.mat(), four.out()), Code::kNonFinite, "at row 2, column 11");
+}
+
 TEST(Threshold, StrictlyAbove) {
   Floats pre(1, 5), theta(1, 5);
   pre.at = {1, 2, -1, 0, 3};

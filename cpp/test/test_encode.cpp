@@ -73,6 +73,22 @@ TEST(EncodeDense, BatchAndThreadsDoNotChangeABit) {
 }
 
 // The definition of the result, applied to the dense pre-activations.
+Codes absTopKOracle(const Floats &pre, int64_t k) {
+  Codes codes(pre.rows, k);
+  std::vector<int32_t> order(static_cast<std::size_t>(pre.cols));
+  for (int64_t r = 0; r < pre.rows; ++r) {
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return std::fabs(pre(r, a)) > std::fabs(pre(r, b));
+    });
+    for (int64_t i = 0; i < k; ++i) {
+      codes.indices(r, i) = order[static_cast<std::size_t>(i)];
+      codes.values(r, i) = pre(r, codes.indices(r, i));
+    }
+  }
+  return codes;
+}
+
 Codes topKOracle(const Floats &pre, int64_t k) {
   Codes codes(pre.rows, k);
   std::vector<int32_t> order(static_cast<std::size_t>(pre.cols));
@@ -97,6 +113,12 @@ void checkTopK(const Problem &p, int64_t k) {
   const Codes expected = topKOracle(pre, k);
   EXPECT_TRUE(fused == expected) << "fused, k = " << k << ", features = " << p.w.cols;
   EXPECT_TRUE(dense == expected) << "dense, k = " << k << ", features = " << p.w.cols;
+  // What is hard for one search is hard for the other.
+  const Codes signedOnes = absTopKOracle(pre, k);
+  expectOk(encodeAbsTopK(p.view(), fused.out()));
+  expectOk(absTopK(pre.mat(), dense.out()));
+  EXPECT_TRUE(fused == signedOnes) << "fused, by magnitude, k = " << k << ", " << p.w.cols;
+  EXPECT_TRUE(dense == signedOnes) << "dense, by magnitude, k = " << k << ", " << p.w.cols;
 }
 
 TEST(EncodeTopK, IsTheTopKOfTheDensePreActivationsBitForBit) {
@@ -165,6 +187,92 @@ TEST(EncodeTopK, BatchAndThreadsDoNotChangeABit) {
   withThreads(1, [&] { expectOk(encodeTopK(p.view(), single.out())); });
   EXPECT_TRUE(whole == split);
   EXPECT_TRUE(whole == single);
+}
+
+TEST(EncodeAbsTopK, BatchAndThreadsDoNotChangeABit) {
+  const Problem p(171, 50, 1777);
+  Codes whole(171, 13), split(171, 13), single(171, 13);
+  expectOk(encodeAbsTopK(p.view(), whole.out()));
+  for (int64_t r = 0; r < 171; r += 19) // 19 rows are not screened
+    expectOk(encodeAbsTopK(p.rows(r, r + 19), {Mat<float>(&split.values(r, 0), 19, 13),
+                                               Mat<int32_t>(&split.indices(r, 0), 19, 13)}));
+  withThreads(1, [&] { expectOk(encodeAbsTopK(p.view(), single.out())); });
+  EXPECT_TRUE(whole == split);
+  EXPECT_TRUE(whole == single);
+}
+
+TEST(EncodeAbsTopK, OppositeValuesTieAndZerosAreZero) {
+  Problem p(1, 1, 6);
+  p.x(0, 0) = 1;
+  p.center(0, 0) = 0;
+  p.w.at = {-2, 0, 2, -2, -0.0f, 3};
+  std::fill(p.bias.at.begin(), p.bias.at.end(), 0.0f);
+  Codes codes(1, 6);
+  expectOk(encodeAbsTopK(p.view(), codes.out()));
+  EXPECT_EQ(codes.indices.at, (std::vector<int32_t>{5, 0, 2, 3, 1, 4}));
+  EXPECT_EQ(codes.values.at, (std::vector<float>{3, -2, 2, -2, 0, 0}));
+  EXPECT_FALSE(std::signbit(codes.values(0, 5)));
+}
+
+void checkGroupMax(const Problem &p, int64_t k) {
+  Floats pre(p.x.rows, p.w.cols);
+  expectOk(encodeDense(p.view(), pre.mat()));
+  const int64_t width = p.w.cols / k;
+  Codes fused(p.x.rows, k), dense(p.x.rows, k), expected(p.x.rows, k);
+  for (int64_t r = 0; r < p.x.rows; ++r)
+    for (int64_t g = 0; g < k; ++g) {
+      const float *group = &pre(r, g * width);
+      const auto best = static_cast<int32_t>(std::max_element(group, group + width) - group);
+      expected.values(r, g) = std::max(0.0f, group[best]);
+      expected.indices(r, g) = static_cast<int32_t>(g * width) + best;
+    }
+  expectOk(encodeGroupMax(p.view(), fused.out()));
+  expectOk(groupMax(pre.mat(), dense.out()));
+  EXPECT_TRUE(fused == expected) << "fused, k = " << k << ", features = " << p.w.cols;
+  EXPECT_TRUE(dense == expected) << "dense, k = " << k << ", features = " << p.w.cols;
+}
+
+TEST(EncodeGroupMax, IsTheGroupMaxOfTheDensePreActivationsBitForBit) {
+  for (const auto &[rows, depth, features] : kSizes)
+    for (int64_t k = 1; k <= features; ++k)
+      if (features % k == 0)
+        checkGroupMax(Problem(rows, depth, features), k);
+  for (const int64_t k : {1, 2, 4, 1500, 3000}) // groups of more than a chunk of columns
+    checkGroupMax(Problem(300, 5, 3000), k);
+}
+
+TEST(EncodeGroupMax, TiesAndInfinities) {
+  for (const int64_t k : {1, 8, 100, 500, 1000})
+    checkGroupMax(Problem(21, 3, 1000, 5, true), k);
+  Problem p(3, 2, 12);
+  for (int64_t f = 0; f < 12; ++f)
+    p.bias(0, f) = (f < 4 ? -1.0f : 1.0f) * std::numeric_limits<float>::infinity();
+  for (const int64_t k : {3, 6, 12})
+    checkGroupMax(p, k);
+}
+
+TEST(EncodeGroupMax, BatchAndThreadsDoNotChangeABit) {
+  const Problem p(41, 50, 1770);
+  Codes whole(41, 30), split(41, 30), single(41, 30);
+  expectOk(encodeGroupMax(p.view(), whole.out()));
+  for (int64_t r = 0; r < 41; ++r)
+    expectOk(encodeGroupMax(p.rows(r, r + 1), {Mat<float>(&split.values(r, 0), 1, 30),
+                                               Mat<int32_t>(&split.indices(r, 0), 1, 30)}));
+  withThreads(1, [&] { expectOk(encodeGroupMax(p.view(), single.out())); });
+  EXPECT_TRUE(whole == split);
+  EXPECT_TRUE(whole == single);
+}
+
+TEST(EncodeGroupMax, NamesWhatItCannotTake) {
+  Problem p(4, 3, 12);
+  Codes five(4, 5), four(4, 4);
+  expectError(encodeGroupMax(p.view(), five.out()), Code::kKRange,
+              "expected k to be a divisor of 12 (features), got k=5");
+  p.w(1, 7) = std::numeric_limits<float>::quiet_NaN();
+  expectError(encodeGroupMax(p.view(), four.out()), Code::kNonFinite, "feature 7 in row");
+  expectError(encodeAbsTopK(p.view(), four.out()), Code::kNonFinite, "feature 7 in row 0");
+  p.x(2, 1) = std::numeric_limits<float>::infinity();
+  expectError(encodeGroupMax(p.view(), four.out()), Code::kNonFinite, "at row 2, column 1");
 }
 
 TEST(EncodeTopK, MoreRowsThanABlock) { checkTopK(Problem(1100, 4, 60), 3); }

@@ -5,6 +5,7 @@
 #include "iam/clt/decode.h"
 #include "iam/clt/edit.h"
 #include "iam/clt/encode.h"
+#include "iam/clt/pursuit.h"
 
 namespace iam::py_ {
 namespace {
@@ -58,6 +59,14 @@ struct FixedRoom {
   rt::Buffer<float> values;
   rt::Buffer<int32_t> indices;
 };
+
+// k-form codes of `kernel`, which checks k itself.
+template <typename Kernel>
+py::tuple fixedResult(const char *op, int64_t rows, int64_t k, Kernel &&kernel) {
+  FixedRoom out(op, rows, std::max<int64_t>(k, 0));
+  call(op, [&] { return kernel(out.view()); });
+  return py::make_tuple(out.takeValues(), out.takeIndices());
+}
 
 void checkK(const char *op, int64_t k, int64_t features) {
   if (k < 1 || k > features)
@@ -116,6 +125,47 @@ void bindClt(py::module_ &m) {
       "The k largest pre-activations of each row, then ReLU: (values [rows, k], indices [rows, "
       "k]).");
   m.def(
+      "encode_abstopk",
+      [](O x, O wEnc, O bEnc, O bDec, int64_t k) {
+        const char *op = "iam.clt.encode_abstopk";
+        const EncoderInputs in(op, x, wEnc, bEnc, bDec);
+        const rt::Encoder e = in.view();
+        return fixedResult(op, e.x.rows, k,
+                           [&](rt::FixedCodesOut out) { return rt::encodeAbsTopK(e, out); });
+      },
+      py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("k"),
+      "The k pre-activations of each row that are largest in magnitude, with their signs: (values "
+      "[rows, k], indices [rows, k]).");
+  m.def(
+      "encode_groupmax",
+      [](O x, O wEnc, O bEnc, O bDec, int64_t k) {
+        const char *op = "iam.clt.encode_groupmax";
+        const EncoderInputs in(op, x, wEnc, bEnc, bDec);
+        const rt::Encoder e = in.view();
+        return fixedResult(op, e.x.rows, k,
+                           [&](rt::FixedCodesOut out) { return rt::encodeGroupMax(e, out); });
+      },
+      py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("k"),
+      "The largest pre-activation of each of k groups, then ReLU: (values [rows, k], indices "
+      "[rows, "
+      "k]).");
+  m.def(
+      "matching_pursuit",
+      [](O x, O wDec, O bDec, float residualThreshold, int64_t maxIterations,
+         bool stopOnDuplicateSupport) {
+        const char *op = "iam.clt.matching_pursuit";
+        const Input<float> xIn(op, "x", x, 2), w(op, "W_dec", wDec, 2);
+        const auto b = optional<float>(op, "b_dec", bDec, 1);
+        const rt::Pursuit p = {xIn.mat(),         w.mat(),       b.vec(),
+                               residualThreshold, maxIterations, stopOnDuplicateSupport};
+        rt::CsrResult out;
+        call(op, [&] { return rt::matchingPursuit(p, out); });
+        return give(std::move(out));
+      },
+      py::arg("x"), py::arg("W_dec"), py::arg("b_dec"), py::arg("residual_threshold"),
+      py::arg("max_iterations"), py::arg("stop_on_duplicate_support"),
+      "Features found one at a time: (values, indices, offsets).");
+  m.def(
       "encode_threshold",
       [](O x, O wEnc, O bEnc, O bDec, O theta) {
         const char *op = "iam.clt.encode_threshold";
@@ -136,6 +186,24 @@ void bindClt(py::module_ &m) {
         FixedRoom out(op, in.mat().rows, k);
         call(op, [&] { return rt::topK(in.mat(), out.view()); });
         return py::make_tuple(out.takeValues(), out.takeIndices());
+      },
+      py::arg("pre"), py::arg("k"));
+  m.def(
+      "abstopk",
+      [](O pre, int64_t k) {
+        const char *op = "iam.clt.abstopk";
+        const Input<float> in(op, "pre", pre, 2);
+        return fixedResult(op, in.mat().rows, k,
+                           [&](rt::FixedCodesOut out) { return rt::absTopK(in.mat(), out); });
+      },
+      py::arg("pre"), py::arg("k"));
+  m.def(
+      "groupmax",
+      [](O pre, int64_t k) {
+        const char *op = "iam.clt.groupmax";
+        const Input<float> in(op, "pre", pre, 2);
+        return fixedResult(op, in.mat().rows, k,
+                           [&](rt::FixedCodesOut out) { return rt::groupMax(in.mat(), out); });
       },
       py::arg("pre"), py::arg("k"));
   m.def(

@@ -41,6 +41,7 @@ __all__ = [
     "gate",
     "groupmax",
     "jumprelu",
+    "matching_pursuit",
     "relu",
     "residual",
     "steer",
@@ -84,10 +85,15 @@ def _device(*arrays: Any) -> Any:
 
 def _matrix(x: Any, op: str, name: str) -> Any:
     """A weight as ``[n, m]`` float32 for the kernels."""
+    _matrix_shape(x, op, name)
+    return as_float32(x)
+
+
+def _matrix_shape(x: Any, op: str, name: str) -> tuple[int, int]:
     check_float(x, op=op, name=name)
     if x.ndim != 2:
         raise ShapeError(f"{op}: expected {name} of two dimensions, got {shape_of(x)}")
-    return as_float32(x)
+    return int(x.shape[0]), int(x.shape[1])
 
 
 def _vector(x: Any, size: int, op: str, name: str) -> Any:
@@ -264,8 +270,7 @@ def abstopk(pre: Any, k: int) -> SparseFeatures:
         pre: ``[..., F]``.
         k: ``1..F``.
 
-    By the kernel of :func:`topk`, over ``pre`` and ``−pre``. Source: arXiv:2510.00404. Oracle:
-    :func:`iam.reference.clt.abstopk`.
+    Source: arXiv:2510.00404. Oracle: :func:`iam.reference.clt.abstopk`.
     """
     op = "iam.ops.abstopk"
     trace = _trace(pre)
@@ -275,7 +280,7 @@ def abstopk(pre: Any, k: int) -> SparseFeatures:
     check_width(pre, op=op, name="pre", width=None, width_name="features")
     k = _check_k(k, int(pre.shape[-1]), op)
     return _activation(
-        "abstopk", pre, lambda flat: _numpy_ops().abs_topk(flat, k), lambda flat: _torch_ops().abstopk(flat, k)
+        "abstopk", pre, lambda flat: native().abstopk(flat, k), lambda flat: _torch_ops().abstopk(flat, k)
     )
 
 
@@ -286,11 +291,9 @@ def groupmax(pre: Any, k: int) -> SparseFeatures:
         pre: ``[..., F]``.
         k: A divisor of ``F``.
 
-    In NumPy or torch; there is no kernel. Source: sparsify, github.com/EleutherAI/sparsify. Oracle:
+    Slot g of a row belongs to group g. Source: sparsify, github.com/EleutherAI/sparsify. Oracle:
     :func:`iam.reference.clt.groupmax`.
     """
-    from iam.core.errors import NonFiniteError
-
     op = "iam.ops.groupmax"
     trace = _trace(pre)
     if trace is not None:
@@ -302,14 +305,65 @@ def groupmax(pre: Any, k: int) -> SparseFeatures:
         raise ArgumentError(
             f"{op}: expected k to be a divisor of {int(pre.shape[-1])} (features), got {k}", code="k-range"
         )
+    return _activation(
+        "groupmax", pre, lambda flat: native().groupmax(flat, k), lambda flat: _torch_ops().groupmax(flat, k)
+    )
 
-    def on_numpy(flat: Any) -> Any:
-        if not np.isfinite(flat).all():
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(flat))[0])
-            raise NonFiniteError(f"{op}: expected finite pre, got {flat[row, column]} at row {row}, column {column}")
-        return _numpy_ops().group_max(flat, k)
 
-    return _activation("groupmax", pre, on_numpy, lambda flat: _torch_ops().groupmax(flat, k))
+def matching_pursuit(
+    x: Any,
+    W_dec: Any,
+    b_dec: Any = None,
+    *,
+    residual_threshold: float = 1e-2,
+    max_iterations: int | None = None,
+    stop_on_duplicate_support: bool = True,
+) -> SparseFeatures:
+    """Features found one at a time: the decoder row that fits what is left of ``x`` best, until little is left.
+
+    Args:
+        x: Activations ``[..., d]``.
+        W_dec: ``[F, d]``, rows of norm 1.
+        b_dec: ``[d]``, subtracted from ``x`` first; or None.
+        residual_threshold: A row ends when the norm of what is left is below this; 0 never ends it.
+        max_iterations: Steps at most; None is ``d``.
+        stop_on_duplicate_support: A row ends with a step whose feature was active before.
+
+    Returns:
+        Features ``[..., F]`` in CSR form.
+
+    Raises:
+        NonFiniteError: NaN or infinity in ``x`` or ``W_dec``; or what is left grows out of float32.
+
+    Source: Mallat and Zhang 1993, doi:10.1109/78.258082. Oracle: :func:`iam.reference.clt.matching_pursuit`.
+    """
+    op = "iam.ops.matching_pursuit"
+    threshold = _number(residual_threshold, op, "residual_threshold")
+    if threshold < 0:
+        raise ArgumentError(f"{op}: expected residual_threshold >= 0, got {residual_threshold}")
+    if max_iterations is not None:
+        most = 2**31 - 1
+        max_iterations = take_int(max_iterations, what=f"{op}: max_iterations", low=1, high=most, error=ArgumentError)
+    trace = _trace(x)
+    if trace is not None:
+        stop = bool(stop_on_duplicate_support)
+        return trace.op("matching_pursuit", x, W_dec, b_dec, threshold, max_iterations, stop)  # type: ignore[no-any-return]
+    check_float(x, op=op, name="x")
+    n_features, width = _matrix_shape(W_dec, op, "W_dec")
+    check_width(x, op=op, name="x", width=width, width_name="d")
+    rule = (threshold, width if max_iterations is None else max_iterations, bool(stop_on_duplicate_support))
+    prefix = shape_of(x)[:-1]
+    if needs_torch(x, W_dec, b_dec):
+        device = _device(x, W_dec, b_dec)
+        flat = _float32_tensor(x, device).reshape(-1, width)
+        _torch_ops().check_finite(flat, op=op, name="x")
+        flat = flat if b_dec is None else flat - _float32_tensor(b_dec, device)
+        values, indices, offsets = _torch_ops().matching_pursuit(flat, _float32_tensor(W_dec, device), *rule)
+        return SparseFeatures(values.to(x.dtype), indices, offsets, n_features, prefix, validate=False)
+    rows = rows_of(x, op=op, name="x")
+    shift = None if b_dec is None else _vector(b_dec, width, op, "b_dec")
+    components = native().matching_pursuit(rows.flat, as_float32(W_dec), shift, *rule)
+    return features_from_kernel(*components, n_features, prefix, x)
 
 
 def batch_topk(pre: Any, k: int) -> SparseFeatures:
@@ -385,12 +439,6 @@ def gate(gate_pre: Any, magnitude_pre: Any) -> SparseFeatures:
         lambda flat, g: _torch_ops().gate(g.reshape(-1, width), flat),
         gate_pre,
     )
-
-
-def _numpy_ops() -> Any:
-    from iam.vector.clt import _numpy
-
-    return _numpy
 
 
 def _torch_ops() -> Any:

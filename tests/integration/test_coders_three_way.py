@@ -17,7 +17,7 @@ from iam.vector.clt import ARCHITECTURES, NORMALIZATIONS, _cross_layer
 ROWS = [0, 1, 7]
 CONTAINERS = ["numpy", "torch", "recorded"]
 WITH_K = ("topk", "abstopk", "groupmax")
-COMPILED = ("topk", "jumprelu", "standard", "gated")
+COMPILED = ("topk", "abstopk", "groupmax", "jumprelu", "standard", "gated")
 
 _alive = []
 
@@ -157,8 +157,29 @@ def test_compiled_programs_are_exact(architecture, skip, rows, rng):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("subtract", [False, True])
+@pytest.mark.parametrize(
+    "rule", [{}, {"residual_threshold": 0.0, "max_iterations": 3}, {"stop_on_duplicate_support": False}]
+)
+@pytest.mark.parametrize("rows", [*ROWS, 200])
+def test_compiled_matching_pursuit(rule, subtract, rows, rng):
+    """Against the oracle within rounding, against the eager kernel to the bit. 200 rows are screened."""
+    cfg = random_config("matching_pursuit", 6, 33, None, apply_b_dec_to_input=subtract, **rule)
+    weights = random_weights(cfg, rng, exact=False)
+    sae = iam.SAE(cfg, **weights)
+    x = rng.normal(size=(rows, 6)).astype(np.float32)
+    codes, y = clt.coder(cfg, wide(weights), x.astype(np.float64))
+    f, out = compiled(lambda x: (sae.encode(x), sae(x)), x)
+    np.testing.assert_allclose(plain(f), codes, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(out, y, rtol=1e-4, atol=1e-4)
+    for a, b in zip(f.components, sae.encode(x).components, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(out, sae(x))
+
+
 def test_compiled_gated_and_rescaled_saes(rng):
-    for architecture, conventions in (("gated", {}), ("topk", {"rescale_acts_by_decoder_norm": True})):
+    rescaled = {"rescale_acts_by_decoder_norm": True}
+    for architecture, conventions in (("gated", {}), ("topk", rescaled), ("abstopk", rescaled)):
         cfg = random_config(architecture, 6, 33, 4, apply_b_dec_to_input=True, **conventions)
         weights = random_weights(cfg, rng, exact=False)
         sae = iam.SAE(cfg, **weights)

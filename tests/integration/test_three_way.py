@@ -16,7 +16,8 @@ import iam
 from iam import ops
 from iam.reference import clt, policy
 
-ARCHITECTURES = ("topk", "jumprelu", "standard")
+ARCHITECTURES = ("topk", "abstopk", "groupmax", "jumprelu", "standard")
+WITH_K = ("topk", "abstopk", "groupmax")
 EDITS = ("set", "scale", "clamp", "ablate")
 
 # Rows, width, dictionary, k. Kernels work on tiles of rows and of the dictionary, so sizes are odd, prime, 1, or all.
@@ -47,6 +48,13 @@ def draw(rng, *shape, low=-2, high=3):
     return rng.integers(low, high, shape).astype(np.float32)
 
 
+def slots(architecture, n, k):
+    """k of a coder: a divisor of the dictionary where it is a number of groups."""
+    if architecture == "groupmax":
+        return max(i for i in range(1, k + 1) if n % i == 0)
+    return k if architecture in WITH_K else None
+
+
 def make_sae(architecture, shape, seed, subtract=True):
     _, d, n, k = shape
     rng = np.random.default_rng(seed)
@@ -54,7 +62,7 @@ def make_sae(architecture, shape, seed, subtract=True):
         architecture=architecture,
         d_in=d,
         d_sae=n,
-        k=k if architecture == "topk" else None,
+        k=slots(architecture, n, k),
         apply_b_dec_to_input=subtract,
     )
     return iam.SAE(
@@ -128,6 +136,11 @@ def test_encode_and_decode(architecture, subtract, shape, seed):
 
 ACTIVATIONS = {
     "topk": (lambda pre, k, t: ops.topk(pre, k), lambda pre, k, t: clt.topk(pre, k=k)),
+    "abstopk": (lambda pre, k, t: ops.abstopk(pre, k), lambda pre, k, t: clt.abstopk(pre, k=k)),
+    "groupmax": (
+        lambda pre, k, t: ops.groupmax(pre, slots("groupmax", pre.shape[-1], k)),
+        lambda pre, k, t: clt.groupmax(pre, k=slots("groupmax", pre.shape[-1], k)),
+    ),
     "batch_topk": (lambda pre, k, t: ops.batch_topk(pre, k), lambda pre, k, t: clt.batch_topk(pre, k=k)),
     "jumprelu": (lambda pre, k, t: ops.jumprelu(pre, t), lambda pre, k, t: clt.jumprelu(pre, wide(t))),
     "relu": (lambda pre, k, t: ops.relu(pre), lambda pre, k, t: clt.relu(pre)),
@@ -342,7 +355,7 @@ def everything(architecture, shape):
     """A program with every kernel, on real numbers, and its coder."""
     rows, d, n, k = shape
     rng = np.random.default_rng(0)
-    cfg = iam.SAEConfig(architecture=architecture, d_in=d, d_sae=n, k=k if architecture == "topk" else None)
+    cfg = iam.SAEConfig(architecture=architecture, d_in=d, d_sae=n, k=slots(architecture, n, k))
     sae = iam.SAE(
         cfg,
         W_enc=rng.normal(size=(d, n)),

@@ -550,16 +550,39 @@ def test_new_ops_equal_their_oracles(rng):
         ops.groupmax(pre, 5)
 
 
-def test_groupmax_and_matching_pursuit_over_several_tiles(rng, monkeypatch):
-    from iam.vector.clt import _numpy
+@pytest.mark.parametrize("subtract", [False, True])
+def test_matching_pursuit_as_an_op_is_its_coder(subtract, x):
+    torch = pytest.importorskip("torch")
+    sae = make("matching_pursuit", apply_b_dec_to_input=subtract)
+    shift = sae.b_dec if subtract else None
+    f = ops.matching_pursuit(x, sae.W_dec, shift)
+    for a, b in zip(f.components, sae.encode(x).components, strict=True):
+        assert np.array_equal(a, b)
+    expected = clt.matching_pursuit((x if shift is None else x - shift).astype(np.float64), sae.W_dec)
+    recorded = ops.matching_pursuit(torch.from_numpy(x.copy()).requires_grad_(), sae.W_dec, shift)
+    for g in (f.to_dense(), recorded.to_dense().detach().numpy()):
+        assert np.allclose(g, expected, atol=1e-4)
+    assert ops.matching_pursuit(x, sae.W_dec, max_iterations=1).offsets[-1] <= len(x)
+    assert ops.matching_pursuit(x[:0], sae.W_dec).shape == (0, F)
+    assert ops.matching_pursuit(x[0], sae.W_dec, shift).shape == (F,)
 
-    x = rng.normal(size=(9, D)).astype(np.float32)
-    for architecture in ("groupmax", "matching_pursuit"):
-        sae = make(architecture)
-        whole = sae(x)
-        monkeypatch.setattr(_numpy, "TILE", 2 * F)  # two rows at a time
-        assert np.allclose(sae(x), whole, atol=1e-5)
-        monkeypatch.undo()
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"W_dec": np.ones(D, np.float32)}, ShapeError, "W_dec of two dimensions"),
+        ({"W_dec": np.ones((F, D + 1), np.float32)}, ShapeError, rf"\[\.\.\., {D + 1}\]"),
+        ({"b_dec": np.ones(D + 1, np.float32)}, ShapeError, "b_dec"),
+        ({"residual_threshold": -1.0}, ArgumentError, "residual_threshold >= 0, got -1"),
+        ({"residual_threshold": float("nan")}, NonFiniteError, "finite residual_threshold"),
+        ({"max_iterations": 0}, ArgumentError, "max_iterations"),
+        ({"W_dec": np.full((F, D), np.inf, np.float32)}, NonFiniteError, "finite W_dec, got inf at row 0, column 0"),
+    ],
+)
+def test_matching_pursuit_names_what_it_cannot_take(changes, error, says, x):
+    given = {"W_dec": make("matching_pursuit").W_dec} | changes
+    with pytest.raises(error, match=says):
+        ops.matching_pursuit(x, **given)
 
 
 # What compiled programs refuse, and say so.
@@ -569,9 +592,6 @@ def test_groupmax_and_matching_pursuit_over_several_tiles(rng, monkeypatch):
     ("architecture", "changes", "says"),
     [
         ("topk", {"normalize_activations": "layer_norm"}, 'normalised with "layer_norm"'),
-        ("abstopk", {}, 'architecture "abstopk"'),
-        ("groupmax", {}, 'architecture "groupmax"'),
-        ("matching_pursuit", {}, 'architecture "matching_pursuit"'),
     ],
 )
 def test_what_is_not_compiled_is_refused(architecture, changes, says, x):

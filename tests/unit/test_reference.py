@@ -110,7 +110,13 @@ def test_encode_conventions(rng):
     x, W, b, shift = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 6)), rng.normal(size=6), rng.normal(size=4)
     assert np.allclose(clt.encode(x, W, b, shift), clt.encode(x - shift, W, b))
     assert np.allclose(clt.encode(x, W, b), np.einsum("abi,if->abf", x, W) + b)
-    for activation, extra in (("topk", {"k": 2}), ("relu", {}), ("jumprelu", {"threshold": np.ones(6)})):
+    for activation, extra in (
+        ("topk", {"k": 2}),
+        ("abstopk", {"k": 2}),
+        ("groupmax", {"k": 2}),
+        ("relu", {}),
+        ("jumprelu", {"threshold": np.ones(6)}),
+    ):
         expected = getattr(clt, activation)(clt.encode(x, W, b, shift), **extra)
         assert np.array_equal(clt.encode_sparse(activation, x, W, b, shift, **extra), expected)
     with pytest.raises(ArgumentError, match="topk"):

@@ -415,6 +415,9 @@ def test_traced_values_are_recorded():
     assert ops.steer(x, v, 2.0, "ablate") == ("steer", x, v, 2.0, "ablate")
     assert ops.steer(np.ones((1, 6)), v, x)[0] == "steer"
     assert ops.topk(x, 3) == ("topk", x, 3)
+    assert ops.abstopk(x, 3) == ("abstopk", x, 3)
+    assert ops.groupmax(x, 3) == ("groupmax", x, 3)
+    assert ops.matching_pursuit(x, v, max_iterations=2) == ("matching_pursuit", x, v, None, 1e-2, 2, True)
     assert ops.batch_topk(x, 3) == ("batch_topk", x, 3)
     assert ops.relu(x) == ("relu", x)
     assert ops.jumprelu(x, v) == ("jumprelu", x, v)

@@ -3,6 +3,7 @@
 #include "../core/kernels.h"
 #include "checks.h"
 #include "iam/core/threads.h"
+#include "search.h"
 
 #include <atomic>
 #include <cmath>
@@ -74,10 +75,7 @@ Status compact(const char *op, int64_t rows, int64_t cols, FirstRow &nan, CsrRes
   });
 }
 
-} // namespace
-
-Status topK(Mat<const float> pre, FixedCodesOut codes) {
-  constexpr const char *op = "iam.clt.topk";
+Status largest(const char *op, Mat<const float> pre, bool magnitude, FixedCodesOut codes) {
   const int64_t k = codes.values.cols;
   IAM_RETURN_IF_ERROR(expectFeatureCount(op, pre.cols));
   IAM_RETURN_IF_ERROR(expectK(op, k, pre.cols, "pre has shape " + shapeOf(pre)));
@@ -93,7 +91,7 @@ Status topK(Mat<const float> pre, FixedCodesOut codes) {
   IAM_RETURN_IF_ERROR(searches.resize(workers, op));
   FirstRow nan;
   IAM_RETURN_IF_ERROR(parallelFor(op, divideUp(pre.rows, kRowPart), [&](int64_t part, int worker) {
-    const TopKState state = {k, capacity, searches.data() + worker,
+    const TopKState state = {k, capacity, magnitude, searches.data() + worker,
                              candidates.data() + worker * capacity};
     for (int64_t r = part * kRowPart; r < std::min(pre.rows, (part + 1) * kRowPart); ++r) {
       table->start(state, 0);
@@ -103,15 +101,50 @@ Status topK(Mat<const float> pre, FixedCodesOut codes) {
         continue;
       }
       Candidate *held = state.candidates;
-      std::partial_sort(held, held + k, held + state.searches->count,
-                        [](const Candidate &a, const Candidate &b) {
-                          return a.lower > b.lower || (a.lower == b.lower && a.index < b.index);
-                        });
+      std::partial_sort(held, held + k, held + state.searches->count, kernels::better);
       for (int64_t i = 0; i < k; ++i) {
-        codes.values(r, i) = held[i].lower > 0 ? held[i].lower : 0.0f;
-        codes.indices(r, i) = held[i].index;
+        codes.values(r, i) = valueOf(held[i]);
+        codes.indices(r, i) = featureOf(held[i]);
       }
     }
+  }));
+  return nan.any() ? nanStatus(op, "pre", pre, nan.row) : Status();
+}
+
+} // namespace
+
+Status topK(Mat<const float> pre, FixedCodesOut codes) {
+  return largest("iam.clt.topk", pre, false, codes);
+}
+
+Status absTopK(Mat<const float> pre, FixedCodesOut codes) {
+  return largest("iam.clt.abstopk", pre, true, codes);
+}
+
+Status groupMax(Mat<const float> pre, FixedCodesOut codes) {
+  constexpr const char *op = "iam.clt.groupmax";
+  const int64_t groups = codes.values.cols;
+  IAM_RETURN_IF_ERROR(expectFeatureCount(op, pre.cols));
+  IAM_RETURN_IF_ERROR(expectGroups(op, groups, pre.cols, "pre has shape " + shapeOf(pre)));
+  IAM_RETURN_IF_ERROR(expectShape(op, "values", codes.values, pre.rows, groups));
+  IAM_RETURN_IF_ERROR(expectCodes(op, codes));
+  const int64_t width = pre.cols / groups;
+  FirstRow nan;
+  IAM_RETURN_IF_ERROR(parallelFor(op, divideUp(pre.rows, kRowPart), [&](int64_t part, int) {
+    for (int64_t r = part * kRowPart; r < std::min(pre.rows, (part + 1) * kRowPart); ++r)
+      for (int64_t g = 0; g < groups; ++g) {
+        const float *group = pre.row(r) + g * width;
+        int64_t best = 0;
+        bool bad = false;
+        for (int64_t i = 0; i < width; ++i) {
+          bad |= group[i] != group[i];
+          best = group[i] > group[best] ? i : best;
+        }
+        if (bad)
+          nan.report(r);
+        codes.values(r, g) = std::max(group[best], 0.0f);
+        codes.indices(r, g) = static_cast<int32_t>(g * width + best);
+      }
   }));
   return nan.any() ? nanStatus(op, "pre", pre, nan.row) : Status();
 }

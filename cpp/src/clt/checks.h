@@ -55,6 +55,14 @@ inline Status expectK(const char *op, int64_t k, int64_t features, const std::st
                                    " (features), got k=" + std::to_string(k) + "; " + shape);
 }
 
+inline Status expectGroups(const char *op, int64_t k, int64_t features, const std::string &shape) {
+  if (k >= 1 && features % k == 0 && k <= features)
+    return {};
+  return Status(Code::kKRange, std::string(op) + ": expected k to be a divisor of " +
+                                   std::to_string(features) +
+                                   " (features), got k=" + std::to_string(k) + "; " + shape);
+}
+
 inline Status featureRange(const char *op, int64_t row, int64_t index, int64_t features) {
   return Status(Code::kFeatureRange, std::string(op) + ": expected feature indices in 0.." +
                                          std::to_string(features - 1) + ", got " +

@@ -3,6 +3,7 @@
 #include "../core/kernels.h"
 #include "checks.h"
 #include "iam/core/threads.h"
+#include "search.h"
 
 #include <atomic>
 #include <vector>
@@ -11,6 +12,7 @@ namespace iam::rt {
 namespace {
 
 using kernels::Candidate;
+using kernels::featureOf;
 using kernels::Pair;
 using kernels::Rows;
 using kernels::Search;
@@ -140,8 +142,9 @@ Rows partOf(const Rows &rows, const Table &table, int64_t begin, int64_t end) {
 // The searches of a block of rows: one state per worker, merged at the end.
 class TopKBlock {
 public:
-  TopKBlock(const char *op, const Table &table, int64_t k, int64_t maxRows, int workers)
-      : op(op), table(table), k(k), maxRows(maxRows), workers(workers),
+  TopKBlock(const char *op, const Table &table, int64_t k, bool magnitude, int64_t maxRows,
+            int workers)
+      : op(op), table(table), k(k), magnitude(magnitude), maxRows(maxRows), workers(workers),
         capacity(kernels::minCapacity(k)) {}
 
   Status allocate() {
@@ -152,8 +155,12 @@ public:
   }
 
   TopKState state(int worker) const {
-    return {k, capacity, searches.data() + worker * maxRows,
-            candidates.data() + worker * maxRows * capacity, recomputed.data() + worker};
+    return {k,
+            capacity,
+            magnitude,
+            searches.data() + worker * maxRows,
+            candidates.data() + worker * maxRows * capacity,
+            recomputed.data() + worker};
   }
 
   void start(int64_t rows) {
@@ -197,18 +204,19 @@ public:
   }
 
   void recompute(Candidate &c, int64_t r, const Rows &rows, const Weights &weights) const {
-    const Pair pair = {static_cast<int32_t>(r), c.index};
+    const Pair pair = {static_cast<int32_t>(r), featureOf(c)};
     float value = 0;
     table.exact(rows, weights, &pair, 1, &value);
     settle(c, value, r);
   }
 
   void settle(Candidate &c, float value, int64_t r) const {
+    const int32_t feature = featureOf(c);
     if (value != value) {
-      state(0).searches[r].nan = c.index;
+      state(0).searches[r].nan = feature;
       value = std::numeric_limits<float>::infinity();
     }
-    c.upper = c.lower = value;
+    c = kernels::exactly(value, feature, magnitude);
   }
 
   // All entries of the block that are not exact yet, a group of columns of W at a time, so that
@@ -256,13 +264,10 @@ public:
     if (s.searches[r].nan >= 0)
       return false;
     Candidate *held = s.candidates + r * capacity;
-    std::partial_sort(held, held + k, held + s.searches[r].count,
-                      [](const Candidate &a, const Candidate &b) {
-                        return a.lower > b.lower || (a.lower == b.lower && a.index < b.index);
-                      });
+    std::partial_sort(held, held + k, held + s.searches[r].count, kernels::better);
     for (int64_t i = 0; i < k; ++i) {
-      values[i] = held[i].lower > 0 ? held[i].lower : 0.0f;
-      indices[i] = held[i].index;
+      values[i] = valueOf(held[i]);
+      indices[i] = featureOf(held[i]);
     }
     return true;
   }
@@ -272,7 +277,9 @@ public:
 private:
   const char *op;
   const Table &table;
-  int64_t k, maxRows;
+  int64_t k;
+  bool magnitude;
+  int64_t maxRows;
   int workers;
   int64_t capacity;
   Buffer<Search> searches;
@@ -304,8 +311,8 @@ Status encodeDense(const Encoder &e, Mat<float> pre) {
   });
 }
 
-Status encodeTopK(const Encoder &e, FixedCodesOut codes) {
-  constexpr const char *op = "iam.clt.encode_topk";
+Status searchRows(const char *op, const Encoder &e, bool magnitude, FixedCodesOut codes,
+                  kernels::Pair &nan) {
   IAM_RETURN_IF_ERROR(checkEncoder(op, e));
   const int64_t k = codes.values.cols, rows = e.x.rows;
   IAM_RETURN_IF_ERROR(expectK(op, k, e.wEnc.cols, "W_enc has shape " + shapeOf(e.wEnc)));
@@ -319,7 +326,7 @@ Status encodeTopK(const Encoder &e, FixedCodesOut codes) {
   const int64_t perRow =
       static_cast<int64_t>(sizeof(Candidate)) * kernels::minCapacity(k) * workers;
   const int64_t block = std::min(rows, std::clamp<int64_t>(kTopKBytes / perRow, 8, kTopKRows));
-  TopKBlock search(op, *table, k, block, workers);
+  TopKBlock search(op, *table, k, magnitude, block, workers);
   IAM_RETURN_IF_ERROR(search.allocate());
   Scratch scratch;
   IAM_RETURN_IF_ERROR(scratch.allocate(op, *table, e.x.cols, workers));
@@ -365,10 +372,67 @@ Status encodeTopK(const Encoder &e, FixedCodesOut codes) {
              begin + r < seen && !nanRow.compare_exchange_weak(seen, begin + r);) {
         }
     }));
-    if (const int64_t r = nanRow.load(); r < rows)
-      return nanStatus(op, r, search.nanFeature(r - begin));
+    if (const int64_t r = nanRow.load(); r < rows) {
+      nan = {static_cast<int32_t>(r), static_cast<int32_t>(search.nanFeature(r - begin))};
+      return {};
+    }
   }
   return {};
+}
+
+namespace {
+
+Status encodeLargest(const char *op, const Encoder &e, bool magnitude, FixedCodesOut codes) {
+  Pair nan = {-1, -1};
+  IAM_RETURN_IF_ERROR(searchRows(op, e, magnitude, codes, nan));
+  return nan.row < 0 ? Status() : nanStatus(op, nan.row, nan.feature);
+}
+
+} // namespace
+
+Status encodeTopK(const Encoder &e, FixedCodesOut codes) {
+  return encodeLargest("iam.clt.encode_topk", e, false, codes);
+}
+
+Status encodeAbsTopK(const Encoder &e, FixedCodesOut codes) {
+  return encodeLargest("iam.clt.encode_abstopk", e, true, codes);
+}
+
+Status encodeGroupMax(const Encoder &e, FixedCodesOut codes) {
+  constexpr const char *op = "iam.clt.encode_groupmax";
+  IAM_RETURN_IF_ERROR(checkEncoder(op, e));
+  const int64_t groups = codes.values.cols, rows = e.x.rows;
+  IAM_RETURN_IF_ERROR(expectGroups(op, groups, e.wEnc.cols, "W_enc has shape " + shapeOf(e.wEnc)));
+  IAM_RETURN_IF_ERROR(expectShape(op, "values", codes.values, rows, groups));
+  IAM_RETURN_IF_ERROR(expectCodes(op, codes));
+  const Table *table = nullptr;
+  IAM_RETURN_IF_ERROR(kernels::get(table));
+  Prepared prepared;
+  IAM_RETURN_IF_ERROR(prepare(op, *table, e, 0, rows, false, prepared));
+  Scratch scratch;
+  IAM_RETURN_IF_ERROR(scratch.allocate(op, *table, e.x.cols, numThreads()));
+  const Weights weights = weightsOf(e);
+  // A group is searched by one task, in the room of its result.
+  const int64_t width = weights.features / groups,
+                chunk = std::max<int64_t>(chunkFor(rows, weights.features) / width, 1) * width,
+                chunks = divideUp(weights.features, chunk);
+  std::atomic<int64_t> nan{-1}; // row * features + feature
+  IAM_RETURN_IF_ERROR(
+      parallelFor(op, divideUp(rows, kRowPart) * chunks, [&](int64_t task, int worker) {
+        const int64_t row = task / chunks * kRowPart, begin = task % chunks * chunk;
+        const Rows part = partOf(prepared.rows, *table, row, std::min(rows, row + kRowPart));
+        const int64_t end = std::min(weights.features, begin + chunk);
+        const Pair bad = table->groupMax(part, weights, width, begin, end, codes.values.row(row),
+                                         codes.values.stride, codes.indices.row(row),
+                                         codes.indices.stride, scratch.of(worker));
+        if (bad.row >= 0)
+          nan = (row + bad.row) * weights.features + bad.feature;
+        for (int64_t r = row; r < row + part.rows; ++r)
+          for (int64_t g = begin / width; g < end / width; ++g)
+            codes.values(r, g) = std::max(codes.values(r, g), 0.0f);
+      }));
+  const int64_t at = nan.load();
+  return at < 0 ? Status() : nanStatus(op, at / weights.features, at % weights.features);
 }
 
 Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &codes) {

@@ -115,16 +115,22 @@ void pushBounds(const TopKState &state, int64_t row, int64_t feature, Vf value, 
                 uint32_t mask) {
   Search &search = state.searches[row];
   Candidate *held = state.candidates + row * state.capacity;
-  float uppers[kWidth], lowers[kWidth];
-  store(uppers, add(value, bound));
-  store(lowers, _mm512_sub_ps(value, bound));
+  float uppers[kWidth], lowers[kWidth], values[kWidth];
+  const Vf key = keyOf(state, value);
+  store(uppers, add(key, bound));
+  store(lowers, _mm512_sub_ps(key, bound));
+  store(values, value);
   do {
     const int lane = __builtin_ctz(mask);
     mask &= mask - 1;
     const float upper = uppers[lane], lower = lowers[lane];
-    const bool known = upper == upper && lower == lower;
-    held[search.count++] = {known ? upper : kInf, known ? lower : -kInf,
-                            static_cast<int32_t>(feature + lane)};
+    const auto index = static_cast<int32_t>(feature + lane);
+    if (upper == lower)
+      held[search.count++] = exactly(values[lane], index, state.magnitude);
+    else if (upper == upper && lower == lower)
+      held[search.count++] = {upper, lower, index};
+    else
+      held[search.count++] = {kInf, -kInf, index};
   } while (mask);
 }
 
@@ -161,8 +167,9 @@ void screenTile(const Rows &rows, const Weights &weights, int64_t row, const uin
       const Vf value = add(sums[r][v], bias);
       Vf bound = madd(splat(slack[1]), error, splat(slack[2] != 0 ? kTiny : 0.0f));
       bound = madd(splat(slack[0]), norm, bound);
-      bound = madd(splat(slack[2]), _mm512_abs_ps(value), bound);
-      const uint32_t mask = notLess(add(value, bound), splat(search.limit)) & lanesBelow(lanes);
+      bound = madd(splat(slack[2]), absolute(value), bound);
+      const uint32_t mask =
+          notLess(add(keyOf(state, value), bound), splat(search.limit)) & lanesBelow(lanes);
       if (__builtin_expect(mask == 0, 1))
         continue;
       pushBounds(state, row + r, j, value, bound, mask);

@@ -48,7 +48,6 @@ inline Vf toFloats(Vi v) { return _mm256_cvtepi32_ps(v); }
 /// Lane i: a[i] in the low half, b[i] in the high half.
 inline Vi pairUp(Vi a, Vi b) { return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA); }
 inline Vf larger(Vf a, Vf b) { return _mm256_max_ps(a, b); }
-inline Vf absolute(Vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 #else
 using Vi = __m128i;
 inline Vi zeroInts() { return _mm_setzero_si128(); }
@@ -62,7 +61,6 @@ inline Vi nearestInts(Vf v) { return _mm_cvtps_epi32(v); }
 inline Vf toFloats(Vi v) { return _mm_cvtepi32_ps(v); }
 inline Vi pairUp(Vi a, Vi b) { return _mm_blend_epi16(a, _mm_slli_epi32(b, 16), 0xAA); }
 inline Vf larger(Vf a, Vf b) { return _mm_max_ps(a, b); }
-inline Vf absolute(Vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
 #endif
 
 constexpr float kTiny = 1e-30f, kLeast = std::numeric_limits<float>::min(),
@@ -249,16 +247,22 @@ void pushBounds(const TopKState &state, int64_t row, int64_t feature, Vf value, 
                 uint32_t mask) {
   Search &search = state.searches[row];
   Candidate *held = state.candidates + row * state.capacity;
-  float uppers[kWidth], lowers[kWidth];
-  store(uppers, add(value, bound));
-  store(lowers, sub(value, bound));
+  float uppers[kWidth], lowers[kWidth], values[kWidth];
+  const Vf key = keyOf(state, value);
+  store(uppers, add(key, bound));
+  store(lowers, sub(key, bound));
+  store(values, value);
   do {
     const int lane = __builtin_ctz(mask);
     mask &= mask - 1;
     const float upper = uppers[lane], lower = lowers[lane];
-    const bool known = upper == upper && lower == lower;
-    held[search.count++] = {known ? upper : kInf, known ? lower : -kInf,
-                            static_cast<int32_t>(feature + lane)};
+    const auto index = static_cast<int32_t>(feature + lane);
+    if (upper == lower)
+      held[search.count++] = exactly(values[lane], index, state.magnitude);
+    else if (upper == upper && lower == lower)
+      held[search.count++] = {upper, lower, index};
+    else
+      held[search.count++] = {kInf, -kInf, index};
   } while (mask);
 }
 
@@ -314,7 +318,8 @@ void screenTile(const Rows &rows, const Weights &weights, int64_t row, const uin
       Vf bound = madd(splat(slack[1]), error, splat(slack[2] != 0 ? kTiny : 0.0f));
       bound = madd(splat(slack[0]), norm, bound);
       bound = madd(splat(slack[2]), absolute(value), bound);
-      const uint32_t mask = notLess(add(value, bound), splat(search.limit)) & lanesBelow(lanes);
+      const uint32_t mask =
+          notLess(add(keyOf(state, value), bound), splat(search.limit)) & lanesBelow(lanes);
       if (__builtin_expect(mask == 0, 1))
         continue;
       pushBounds(state, row + r, j, value, bound, mask);

@@ -21,11 +21,6 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 // ----------------------------------------------------------------------------------------------------------
 // searches
 
-// The order of results: larger first, ties to the lowest feature.
-bool better(const Candidate &a, const Candidate &b) {
-  return a.lower > b.lower || (a.lower == b.lower && a.index < b.index);
-}
-
 int64_t prune(Candidate *candidates, int64_t count, int64_t k) {
   if (count <= k)
     return count;
@@ -63,10 +58,11 @@ void makeRoom(const TopKState &state, int64_t row, const Rows *rows, const Weigh
       if (c->lower == c->upper)
         continue;
       ++*state.recomputed;
-      const float value = preActivation(*rows, *weights, row, c->index);
+      const int32_t feature = featureOf(*c);
+      const float value = preActivation(*rows, *weights, row, feature);
       if (value != value)
-        search.nan = c->index;
-      c->lower = c->upper = value != value ? kInf : value;
+        search.nan = feature;
+      *c = exactly(value != value ? kInf : value, feature, state.magnitude);
     }
     count = prune(held, count, state.k);
   }
@@ -90,8 +86,13 @@ inline void push(const TopKState &state, int64_t row, int64_t feature, Vf values
       search.nan = static_cast<int32_t>(feature + lane);
       continue;
     }
-    held[search.count++] = {value, value, static_cast<int32_t>(feature + lane)};
+    held[search.count++] = exactly(value, static_cast<int32_t>(feature + lane), state.magnitude);
   } while (mask);
+}
+
+// What a search compares.
+inline Vf keyOf(const TopKState &state, Vf value) {
+  return state.magnitude ? absolute(value) : value;
 }
 
 void scan(const float *values, int64_t count, int64_t first, const TopKState &state, int64_t row) {
@@ -99,7 +100,7 @@ void scan(const float *values, int64_t count, int64_t first, const TopKState &st
   Vf limit = splat(search.limit);
   for (int64_t j = 0; j < count; j += kWidth) {
     const Vf v = loadSome(values + j, count - j);
-    const uint32_t mask = notLess(v, limit) & lanesBelow(count - j);
+    const uint32_t mask = notLess(keyOf(state, v), limit) & lanesBelow(count - j);
     if (mask == 0)
       continue;
     push(state, row, first + j, v, mask);
@@ -142,7 +143,8 @@ struct TopKSink {
   void operator()(int64_t row, int64_t feature, int64_t lanes, Vf sum) const {
     if (bias)
       sum = add(sum, loadSome(bias + feature, lanes));
-    const uint32_t mask = notLess(sum, splat(state.searches[row].limit)) & lanesBelow(lanes);
+    const uint32_t mask =
+        notLess(keyOf(state, sum), splat(state.searches[row].limit)) & lanesBelow(lanes);
     if (__builtin_expect(mask == 0, 1))
       return;
     push(state, row, feature, sum, mask);
@@ -176,6 +178,42 @@ struct ThresholdSink {
       indices[at] = static_cast<int32_t>(feature + lane);
       if (last[lane] != last[lane])
         *nan = {static_cast<int32_t>(row), static_cast<int32_t>(feature + lane)};
+    }
+  }
+};
+
+struct GroupMaxSink {
+  const float *bias;
+  uint32_t width;
+  float *values;
+  int64_t valuesStride;
+  int32_t *indices;
+  int64_t indicesStride;
+  Pair *nan;
+
+  void operator()(int64_t row, int64_t feature, int64_t lanes, Vf sum) const {
+    if (bias)
+      sum = add(sum, loadSome(bias + feature, lanes));
+    float *best = values + row * valuesStride;
+    int32_t *where = indices + row * indicesStride;
+    const auto first = static_cast<uint32_t>(feature),
+               count = static_cast<uint32_t>(lanes < kWidth ? lanes : kWidth);
+    uint32_t group = first / width;
+    if (first + count <= (group + 1) * width &&
+        (notLessEqual(sum, splat(best[group])) & lanesBelow(lanes)) == 0)
+      return;
+    float last[kWidth];
+    store(last, sum);
+    uint32_t left = (group + 1) * width - first; // of the group
+    for (uint32_t lane = 0; lane < count; ++lane, --left) {
+      if (left == 0)
+        ++group, left = width;
+      if (last[lane] <= best[group])
+        continue;
+      best[group] = last[lane];
+      where[group] = static_cast<int32_t>(first + lane);
+      if (last[lane] != last[lane])
+        *nan = {static_cast<int32_t>(row), static_cast<int32_t>(first + lane)};
     }
   }
 };
@@ -384,6 +422,22 @@ Pair threshold(const Rows &rows, const Weights &weights, const float *theta, int
   return nan;
 }
 
+Pair groupMax(const Rows &rows, const Weights &weights, int64_t width, int64_t begin, int64_t end,
+              float *values, int64_t valuesStride, int32_t *indices, int64_t indicesStride,
+              void *scratch) {
+  Pair nan = {-1, -1};
+  const int64_t groups = (end - begin) / width, first = begin / width;
+  for (int64_t r = 0; r < rows.rows; ++r)
+    for (int64_t g = first; g < first + groups; ++g) {
+      values[r * valuesStride + g] = -kInf;
+      indices[r * indicesStride + g] = static_cast<int32_t>(g * width);
+    }
+  product(rows, weights, begin, end, scratch,
+          GroupMaxSink{weights.bias, static_cast<uint32_t>(width), values, valuesStride, indices,
+                       indicesStride, &nan});
+  return nan;
+}
+
 // Continues the sums of `count` entries over depth begin..end-1. Entry i reads its weights at
 // w[i], every `stride`.
 void continueSums(const float *const *x, const float *const *w, int64_t stride, int64_t depth,
@@ -484,14 +538,15 @@ void axpy(float a, const float *x, float *y, int64_t count) {
 #define IAM_STRINGIFY(x) IAM_STRINGIFY_(x)
 
 extern "C" __attribute__((visibility("default"))) const Table iam_kernels = {
-    kVersion,      IAM_STRINGIFY(IAM_LEVEL),
-    kScreenFrom,   kScreenSlacks,
-    scratchBytes,  packedStride,
-    prepare,       dense,
-    topk,          threshold,
-    exact,         start,
-    scan,          prune,
-    findNonFinite, axpy,
-    dot,           sumSquares,
-    adam,          signum,
+    kVersion,     IAM_STRINGIFY(IAM_LEVEL),
+    kScreenFrom,  kScreenSlacks,
+    scratchBytes, packedStride,
+    prepare,      dense,
+    topk,         threshold,
+    groupMax,     exact,
+    start,        scan,
+    prune,        findNonFinite,
+    axpy,         dot,
+    sumSquares,   adam,
+    signum,
 };

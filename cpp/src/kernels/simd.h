@@ -25,6 +25,7 @@ inline Vf splat(float x) { return _mm512_set1_ps(x); }
 inline Vf add(Vf a, Vf b) { return _mm512_add_ps(a, b); }
 inline Vf sub(Vf a, Vf b) { return _mm512_sub_ps(a, b); }
 inline Vf mul(Vf a, Vf b) { return _mm512_mul_ps(a, b); }
+inline Vf absolute(Vf a) { return _mm512_abs_ps(a); }
 inline Vf madd(Vf a, Vf b, Vf c) { return _mm512_fmadd_ps(a, b, c); }
 /// Bit i: not (a[i] < b[i]), so true for NaN.
 inline uint32_t notLess(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
@@ -42,6 +43,7 @@ inline Vf splat(float x) { return _mm256_set1_ps(x); }
 inline Vf add(Vf a, Vf b) { return _mm256_add_ps(a, b); }
 inline Vf sub(Vf a, Vf b) { return _mm256_sub_ps(a, b); }
 inline Vf mul(Vf a, Vf b) { return _mm256_mul_ps(a, b); }
+inline Vf absolute(Vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 inline Vf madd(Vf a, Vf b, Vf c) { return _mm256_fmadd_ps(a, b, c); }
 inline uint32_t notLess(Vf a, Vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ)); }
 inline uint32_t notLessEqual(Vf a, Vf b) {
@@ -59,6 +61,7 @@ inline Vf splat(float x) { return _mm_set1_ps(x); }
 inline Vf add(Vf a, Vf b) { return _mm_add_ps(a, b); }
 inline Vf sub(Vf a, Vf b) { return _mm_sub_ps(a, b); }
 inline Vf mul(Vf a, Vf b) { return _mm_mul_ps(a, b); }
+inline Vf absolute(Vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
 inline Vf madd(Vf a, Vf b, Vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 inline uint32_t notLess(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnlt_ps(a, b)); }
 inline uint32_t notLessEqual(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnle_ps(a, b)); }
@@ -74,6 +77,7 @@ inline Vf splat(float x) { return vdupq_n_f32(x); }
 inline Vf add(Vf a, Vf b) { return vaddq_f32(a, b); }
 inline Vf sub(Vf a, Vf b) { return vsubq_f32(a, b); }
 inline Vf mul(Vf a, Vf b) { return vmulq_f32(a, b); }
+inline Vf absolute(Vf a) { return vabsq_f32(a); }
 inline Vf madd(Vf a, Vf b, Vf c) { return vfmaq_f32(c, a, b); }
 inline uint32_t bits(uint32x4_t m) {
   const uint32x4_t weights = {1, 2, 4, 8};

@@ -23,12 +23,29 @@ struct Weights {
   const float *bias = nullptr; // [features] or null
 };
 
-/// A feature that may be among the k largest of its row: lower <= pre-activation <= upper. Exact if
-/// they are equal.
+/// A feature that may be among the k largest of its row: lower <= key <= upper, exact if they are
+/// equal. The key is the pre-activation, or its magnitude (TopKState::magnitude).
 struct Candidate {
   float upper, lower;
-  int32_t index;
+  int32_t
+      index; // the feature; plus kNegative if the key is the exact magnitude of a negative value
 };
+
+inline constexpr int32_t kNegative = INT32_MIN;
+
+static inline int32_t featureOf(const Candidate &c) { return c.index & ~kNegative; }
+
+/// The order of results: larger first, ties to the lowest feature.
+static inline bool better(const Candidate &a, const Candidate &b) {
+  return a.lower > b.lower || (a.lower == b.lower && featureOf(a) < featureOf(b));
+}
+
+/// The candidate of a value that is not NaN.
+static inline Candidate exactly(float value, int32_t feature, bool magnitude) {
+  const bool negative = magnitude && value < 0;
+  const float key = negative ? -value : value;
+  return {key, key, negative ? feature | kNegative : feature};
+}
 
 /// The search of one row for its k largest.
 struct Search {
@@ -41,6 +58,7 @@ struct Search {
 /// Searches of a block of rows by one worker, over the columns that it was given so far.
 struct TopKState {
   int64_t k = 0, capacity = 0;     // capacity >= minCapacity(k)
+  bool magnitude = false;          // search by |pre-activation|, which keeps its sign
   Search *searches = nullptr;      // [rows]
   Candidate *candidates = nullptr; // [rows, capacity]
   /// Entries that were recomputed one at a time, because their bounds did not decide and there was
@@ -96,6 +114,12 @@ struct Table {
   Pair (*threshold)(const Rows &rows, const Weights &weights, const float *theta, int64_t begin,
                     int64_t end, float *values, int32_t *indices, int32_t *counts, int64_t capacity,
                     void *scratch) = nullptr;
+  /// The largest entry of each group of `width` features among columns begin..end-1, ties to the
+  /// lowest feature; begin and end are multiples of width, or the end of the features. Row r, group g:
+  /// values[r * stride + g] and indices[r * stride + g]. Returns as `threshold`.
+  Pair (*groupMax)(const Rows &rows, const Weights &weights, int64_t width, int64_t begin,
+                   int64_t end, float *values, int64_t valuesStride, int32_t *indices,
+                   int64_t indicesStride, void *scratch) = nullptr;
   /// out[i] = pre(pairs[i]), bit for bit what `dense` gives. Fast where pairs whose features share
   /// a group of kExactGroup come one after another.
   void (*exact)(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t count,
@@ -126,6 +150,6 @@ struct Table {
 };
 
 inline constexpr int64_t kExactGroup = 64;
-inline constexpr uint32_t kVersion = 3;
+inline constexpr uint32_t kVersion = 4;
 
 } // namespace iam::rt::kernels

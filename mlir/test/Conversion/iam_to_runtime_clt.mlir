@@ -116,6 +116,65 @@ func.func @encode_sparse_topk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: ten
   return %f : !iam.features<?x16xf32, k = 2>
 }
 
+// CHECK-LABEL: func.func @encode_sparse_abstopk(
+// CHECK: memref.alloc(%{{.*}}) : memref<?x2xf32>
+// CHECK: memref.alloc(%{{.*}}) : memref<?x2xi32>
+// CHECK: call @iam_rt_encode_abstopk(
+func.func @encode_sparse_abstopk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32, k = 2> {
+  %f = iam.clt.encode_sparse abstopk %x, %W, %b k = 2 : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>
+  return %f : !iam.features<?x16xf32, k = 2>
+}
+
+// CHECK-LABEL: func.func @encode_sparse_groupmax(
+// CHECK: call @iam_rt_encode_groupmax(
+func.func @encode_sparse_groupmax(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32, k = 2> {
+  %f = iam.clt.encode_sparse groupmax %x, %W, %b k = 2 : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>
+  return %f : !iam.features<?x16xf32, k = 2>
+}
+
+// CHECK-LABEL: func.func @abstopk(
+// CHECK-SAME: -> (tensor<?x2xf32>, tensor<?x2xi32>)
+// CHECK: %[[V:.*]] = memref.alloc(%{{.*}}) : memref<?x2xf32>
+// CHECK: %[[VM:.*]] = memref.cast %[[V]]
+// CHECK: %[[I:.*]] = memref.alloc(%{{.*}}) : memref<?x2xi32>
+// CHECK: %[[IM:.*]] = memref.cast %[[I]]
+// CHECK: call @iam_rt_abstopk(%{{.*}}, %[[VM]], %[[IM]])
+func.func @abstopk(%pre: tensor<?x16xf32>) -> !iam.features<?x16xf32, k = 2> {
+  %f = iam.clt.abstopk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  return %f : !iam.features<?x16xf32, k = 2>
+}
+
+// CHECK-LABEL: func.func @groupmax(
+// CHECK: memref.alloc() : memref<3x4xf32>
+// CHECK: call @iam_rt_groupmax(
+func.func @groupmax(%pre: tensor<3x16xf32>) -> !iam.features<3x16xf32, k = 4> {
+  %f = iam.clt.groupmax %pre, k = 4 : tensor<3x16xf32> -> !iam.features<3x16xf32, k = 4>
+  return %f : !iam.features<3x16xf32, k = 4>
+}
+
+// The rule of when to stop goes by value; a unit attribute is 0 or 1.
+// CHECK-LABEL: func.func @matching_pursuit(
+// CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[W:.*]]: tensor<16x4xf32>, %[[B:.*]]: tensor<4xf32>)
+// CHECK-DAG: %[[T:.*]] = arith.constant 5.000000e-01 : f32
+// CHECK-DAG: %[[N:.*]] = arith.constant 7 : i64
+// CHECK-DAG: %[[STOP:.*]] = arith.constant 1 : i64
+// CHECK: %[[R:.*]]:3 = call @iam_rt_matching_pursuit(%{{.*}}, %{{.*}}, %{{.*}}, %[[T]], %[[N]], %[[STOP]])
+// CHECK: bufferization.to_tensor %[[R]]#2 restrict writable
+func.func @matching_pursuit(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) -> !iam.features<?x16xf32> {
+  %f = iam.clt.matching_pursuit %x, %W, subtract %b residual_threshold = 0.5 max_iterations = 7 stop_on_duplicate_support
+      : (tensor<?x4xf32>, tensor<16x4xf32>, tensor<4xf32>) -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
+// CHECK-LABEL: func.func @matching_pursuit_goes_on(
+// CHECK: %[[STOP:.*]] = arith.constant 0 : i64
+// CHECK: call @iam_rt_matching_pursuit(%{{.*}}, %[[STOP]])
+func.func @matching_pursuit_goes_on(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>) -> !iam.features<?x16xf32> {
+  %f = iam.clt.matching_pursuit %x, %W residual_threshold = 0.0 max_iterations = 7
+      : (tensor<?x4xf32>, tensor<16x4xf32>) -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
 // CHECK-LABEL: func.func @encode_sparse_jumprelu(
 // CHECK: memref.alloca() : memref<0xf32>
 // CHECK-NOT: memref.alloca()

@@ -36,6 +36,33 @@ func.func private @jumprelu(%x: tensor<?x2xf32>, %W: tensor<2x3xf32>, %b: tensor
   return
 }
 
+func.func private @abstopk(%x: tensor<?x2xf32>, %W: tensor<2x3xf32>, %b: tensor<3xf32>) attributes {no_inline} {
+  %pre = iam.clt.encode %x, %W, %b : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> tensor<?x3xf32>
+  %f = iam.clt.abstopk %pre, k = 2 : tensor<?x3xf32> -> !iam.features<?x3xf32, k = 2>
+  %d = iam.clt.densify %f : !iam.features<?x3xf32, k = 2> -> tensor<?x3xf32>
+  %dense = tensor.cast %d : tensor<?x3xf32> to tensor<?x?xf32>
+  call @show(%dense) : (tensor<?x?xf32>) -> ()
+  return
+}
+
+func.func private @groupmax(%x: tensor<?x2xf32>, %W: tensor<2x3xf32>, %b: tensor<3xf32>) attributes {no_inline} {
+  %pre = iam.clt.encode %x, %W, %b : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> tensor<?x3xf32>
+  %f = iam.clt.groupmax %pre, k = 1 : tensor<?x3xf32> -> !iam.features<?x3xf32, k = 1>
+  %d = iam.clt.densify %f : !iam.features<?x3xf32, k = 1> -> tensor<?x3xf32>
+  %dense = tensor.cast %d : tensor<?x3xf32> to tensor<?x?xf32>
+  call @show(%dense) : (tensor<?x?xf32>) -> ()
+  return
+}
+
+func.func private @matching_pursuit(%x: tensor<?x2xf32>, %D: tensor<3x2xf32>, %bias: tensor<2xf32>) attributes {no_inline} {
+  %f = iam.clt.matching_pursuit %x, %D, subtract %bias residual_threshold = 0.5 max_iterations = 4 stop_on_duplicate_support
+      : (tensor<?x2xf32>, tensor<3x2xf32>, tensor<2xf32>) -> !iam.features<?x3xf32>
+  %d = iam.clt.densify %f : !iam.features<?x3xf32> -> tensor<?x3xf32>
+  %dense = tensor.cast %d : tensor<?x3xf32> to tensor<?x?xf32>
+  call @show(%dense) : (tensor<?x?xf32>) -> ()
+  return
+}
+
 func.func @main() {
   %x = arith.constant dense<[[1.0, 2.0], [3.0, -1.0]]> : tensor<2x2xf32>
   %none = tensor.extract_slice %x[0, 0] [0, 2] [1, 1] : tensor<2x2xf32> to tensor<0x2xf32>
@@ -63,6 +90,22 @@ func.func @main() {
   // CHECK-NEXT: {{\[\[}}0, 0],
   // CHECK-NEXT: [7, 4.5]]
   call @jumprelu(%rows, %W, %b, %t, %D, %bias) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>, tensor<3xf32>, tensor<3x2xf32>, tensor<2xf32>) -> ()
+  // pre = [[1.5, 2.5, 0.5], [3.5, -0.5, 7.5]] less 2: [[-0.5, 0.5, -1.5], [1.5, -2.5, 5.5]]; of 0.5 twice, the first stays.
+  %less = arith.constant dense<-1.5> : tensor<3xf32>
+  // CHECK: sizes = [2, 3]
+  // CHECK-NEXT: {{\[\[}}-0.5, 0, -1.5],
+  // CHECK-NEXT: [0, -2.5, 5.5]]
+  call @abstopk(%rows, %W, %less) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> ()
+  // CHECK: sizes = [2, 3]
+  // CHECK-NEXT: {{\[\[}}0, 2.5, 0],
+  // CHECK-NEXT: [0, 0, 7.5]]
+  call @groupmax(%rows, %W, %b) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> ()
+  // x - bias = [[0, 3], [2, 0]], one feature each; the third row of the dictionary points away.
+  %axes = arith.constant dense<[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]> : tensor<3x2xf32>
+  // CHECK: sizes = [2, 3]
+  // CHECK-NEXT: {{\[\[}}0, 3, 0],
+  // CHECK-NEXT: [2, 0, 0]]
+  call @matching_pursuit(%rows, %axes, %bias) : (tensor<?x2xf32>, tensor<3x2xf32>, tensor<2xf32>) -> ()
   // No rows in, no rows out.
   // CHECK: sizes = [0, 3]
   // CHECK: sizes = [0, 2]

@@ -23,6 +23,28 @@ func.func @topk_subtract(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<1
   return %f : !iam.features<?x16xf32, k = 2>
 }
 
+// CHECK-LABEL: func.func @abstopk(
+// CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[W:.*]]: tensor<4x16xf32>, %[[B:.*]]: tensor<16xf32>)
+func.func @abstopk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32, k = 2> {
+  // CHECK-NEXT: iam.clt.encode_sparse abstopk %[[X]], %[[W]], %[[B]] k = 2 :
+  // CHECK-NEXT: return
+  %pre = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.abstopk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  return %f : !iam.features<?x16xf32, k = 2>
+}
+
+// CHECK-LABEL: func.func @groupmax_subtract(
+// CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[W:.*]]: tensor<4x16xf32>, %[[B:.*]]: tensor<16xf32>, %[[D:.*]]: tensor<4xf32>)
+func.func @groupmax_subtract(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %d: tensor<4xf32>)
+    -> !iam.features<?x16xf32, k = 4> {
+  // CHECK-NEXT: iam.clt.encode_sparse groupmax %[[X]], %[[W]], %[[B]] subtract %[[D]] k = 4 :
+  // CHECK-NEXT: return
+  %pre = iam.clt.encode %x, %W, %b, subtract %d
+      : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.groupmax %pre, k = 4 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 4>
+  return %f : !iam.features<?x16xf32, k = 4>
+}
+
 // CHECK-LABEL: func.func @jumprelu(
 // CHECK-SAME: %[[X:.*]]: tensor<3x4xf32>, %[[W:.*]]: tensor<4x16xf32>, %[[B:.*]]: tensor<16xf32>, %[[T:.*]]: tensor<16xf32>)
 func.func @jumprelu(%x: tensor<3x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %t: tensor<16xf32>)

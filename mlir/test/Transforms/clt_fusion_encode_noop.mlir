@@ -12,6 +12,18 @@ func.func @pre_activations_have_another_use(%x: tensor<?x4xf32>, %W: tensor<4x16
   return %f, %pre : !iam.features<?x16xf32, k = 2>, tensor<?x16xf32>
 }
 
+// CHECK-LABEL: func.func @pre_activations_of_groups_have_another_use
+func.func @pre_activations_of_groups_have_another_use(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>)
+    -> (!iam.features<?x16xf32, k = 2>, !iam.features<?x16xf32, k = 2>) {
+  // CHECK-NEXT: %[[PRE:.*]] = iam.clt.encode
+  // CHECK-NEXT: iam.clt.groupmax %[[PRE]]
+  // CHECK-NEXT: iam.clt.abstopk %[[PRE]]
+  %pre = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.groupmax %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  %g = iam.clt.abstopk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  return %f, %g : !iam.features<?x16xf32, k = 2>, !iam.features<?x16xf32, k = 2>
+}
+
 // CHECK-LABEL: func.func @two_activations_of_one_encode
 func.func @two_activations_of_one_encode(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>)
     -> (!iam.features<?x16xf32, k = 2>, !iam.features<?x16xf32>) {

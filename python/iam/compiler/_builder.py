@@ -194,7 +194,8 @@ class _Builder:
         operands = [self.values[v] for v in node.operands if v is not None]
         attributes: dict[str, Any] = {}
         for name, value in node.attributes.items():
-            attributes[name] = self._attribute(node.op, name, value)
+            if value is not False:  # a unit attribute that is not set
+                attributes[name] = self._attribute(node.op, name, value)
         if node.op in _SEGMENTED:
             present = [int(v is not None) for v in node.operands]
             attributes["operandSegmentSizes"] = mlir.DenseI32ArrayAttr.get(present)
@@ -208,6 +209,10 @@ class _Builder:
             return mlir.DenseI64ArrayAttr.get(list(value))
         if name == "mode":
             return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(32), _MODES[op].index(value))
+        if value is True:
+            return mlir.UnitAttr.get()
+        if isinstance(value, float):
+            return mlir.FloatAttr.get(self._f32, value)
         return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(64), value)
 
 

@@ -48,6 +48,9 @@ __all__ = [
 _INTERNAL = ("iam.compiler", "iam.core", "iam.vector", "iam.ops", "numpy", "torch", "contextlib", "functools")
 """Modules whose frames are not the user's program."""
 
+_ARCHITECTURES = ("abstopk", "gated", "groupmax", "jumprelu", "matching_pursuit", "standard", "topk")
+"""Of coders that can be recorded."""
+
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 """The arrays of a coder."""
 
@@ -476,10 +479,10 @@ class Trace:
         """``coder.encode(x)``."""
         cfg = coder.cfg
         self._check_conventions(coder)
-        if cfg.architecture not in ("gated", "jumprelu", "standard", "topk"):
+        if cfg.architecture not in _ARCHITECTURES:
             self.fail(
                 f'coders of architecture "{cfg.architecture}" cannot be compiled',
-                "Known: gated, jumprelu, standard, topk. Call encode outside and give the features as an argument.",
+                f"Known: {', '.join(_ARCHITECTURES)}. Call encode outside and give the features as an argument.",
             )
         if hasattr(coder.W_enc, "rows"):
             self.fail("this encoder stays in its file and cannot be compiled", "Call encode outside, or read it first.")
@@ -488,13 +491,15 @@ class Trace:
         if type.width != d_in:
             self._shape_error(f"encode: expected x of shape [..., {d_in}] (d_in of the coder), got [..., {type.width}]")
         subtract = self.weight(coder, "b_dec") if cfg.apply_b_dec_to_input else None
+        if cfg.architecture == "matching_pursuit":
+            return self._pursue(value, self.weight(coder, "W_dec"), subtract, *coder._pursuit())
         # A gate and a magnitude of one encoder are a JumpReLU: Encoder.fused_threshold.
         fused = cfg.architecture == "gated" or getattr(cfg, "rescale_acts_by_decoder_norm", False)
         names = ("fused_W_enc", "fused_b_enc", "fused_threshold") if fused else ("W_enc", "b_enc", "threshold")
         operands = (value, self.weight(coder, names[0]), self.weight(coder, names[1]), subtract)
         pre = self.node("iam.clt.encode", operands, TensorType(type.rows, (n_features,)))
-        if cfg.architecture == "topk":
-            return self._topk(pre, cfg.k)
+        if cfg.architecture in ("topk", "abstopk", "groupmax"):
+            return self._with_k(cfg.architecture, pre._value, cfg.k)
         if cfg.architecture in ("gated", "jumprelu"):
             return self._sparse("iam.clt.jumprelu", pre._value, self.weight(coder, names[2]))
         return self._sparse("iam.clt.relu", pre._value)
@@ -507,8 +512,6 @@ class Trace:
                 f'this coder was trained on activations normalised with "{cfg.normalize_activations}"',
                 "Compiled programs take coders without normalisation; fold it into the weights first.",
             )
-        if cfg.architecture == "matching_pursuit":
-            self.fail('coders of architecture "matching_pursuit" cannot be compiled', "Call them outside.")
 
     @at_its_site
     def decode(self, coder: Any, f: Any) -> TracedTensor:
@@ -521,17 +524,41 @@ class Trace:
                 f"decode: expected features [..., {n_features}] (d_sae of the coder), got [..., {type.n_features}]"
             )
         W_dec = "fused_W_dec" if getattr(coder.cfg, "rescale_acts_by_decoder_norm", False) else "W_dec"
-        return self._decode(value, type, self.weight(coder, W_dec), self.weight(coder, "b_dec"), d_out)
+        unbiased = coder.cfg.architecture == "matching_pursuit" and not coder.cfg.apply_b_dec_to_input
+        bias = None if unbiased else self.weight(coder, "b_dec")
+        return self._decode(value, type, self.weight(coder, W_dec), bias, d_out)
 
     def _decode(self, f: Value, type: FeaturesType, W_dec: Value, b_dec: Value | None, d_out: int) -> TracedTensor:
         result: TracedTensor = self.node("iam.clt.decode", (f, W_dec, b_dec), TensorType(type.rows, (d_out,)))
         return result
 
-    def _topk(self, pre: TracedTensor, k: Any) -> TracedFeatures:
-        type = pre._value.type
+    def _with_k(self, name: str, pre: Value, k: Any) -> TracedFeatures:
+        """``topk``, ``abstopk`` or ``groupmax``: k slots per row."""
+        type = pre.type
         assert isinstance(type, TensorType) and type.rows is not None
-        k = self._check_k(k, type.width, "topk")
-        result: TracedFeatures = self.node("iam.clt.topk", (pre._value,), FeaturesType(type.rows, type.width, k), k=k)
+        k = self._check_k(k, type.width, name)
+        if name == "groupmax" and type.width % k:
+            raise ArgumentError(
+                f"iam.jit({self.name}): groupmax: expected k to be a divisor of {type.width} (features), got {k} "
+                f"({self.where()})",
+                code="k-range",
+            )
+        result: TracedFeatures = self.node(f"iam.clt.{name}", (pre,), FeaturesType(type.rows, type.width, k), k=k)
+        return result
+
+    def _pursue(
+        self, x: Value, W_dec: Value, subtract: Value | None, residual_threshold: float, steps: int, stop: bool
+    ) -> TracedFeatures:
+        assert isinstance(x.type, TensorType) and x.type.rows is not None
+        assert isinstance(W_dec.type, TensorType)
+        result: TracedFeatures = self.node(
+            "iam.clt.matching_pursuit",
+            (x, W_dec, subtract),
+            FeaturesType(x.type.rows, W_dec.type.dims[0], None),
+            residual_threshold=residual_threshold,
+            max_iterations=steps,
+            stop_on_duplicate_support=stop,
+        )
         return result
 
     def _sparse(self, op: str, pre: Value, *others: Value, **attributes: Any) -> TracedFeatures:
@@ -585,8 +612,27 @@ class Trace:
         return result
 
     def _op_topk(self, pre: Any, k: Any) -> TracedFeatures:
-        self.activation(pre, "topk")
-        return self._topk(pre, k)
+        return self._with_k("topk", self.activation(pre, "topk")[0], k)
+
+    def _op_abstopk(self, pre: Any, k: Any) -> TracedFeatures:
+        return self._with_k("abstopk", self.activation(pre, "abstopk")[0], k)
+
+    def _op_groupmax(self, pre: Any, k: Any) -> TracedFeatures:
+        return self._with_k("groupmax", self.activation(pre, "groupmax")[0], k)
+
+    def _op_matching_pursuit(
+        self, x: Any, W_dec: Any, b_dec: Any, residual_threshold: float, steps: int | None, stop: bool
+    ) -> TracedFeatures:
+        value, type = self.activation(x, "matching_pursuit")
+        weight = self.matrix(W_dec, "matching_pursuit: W_dec")
+        assert isinstance(weight.type, TensorType)
+        _, width = weight.type.dims
+        if type.width != width:
+            self._shape_error(
+                f"matching_pursuit: expected x of shape [..., {width}] (width of W_dec), got [..., {type.width}]"
+            )
+        subtract = None if b_dec is None else self.vector(b_dec, width, "matching_pursuit: b_dec")
+        return self._pursue(value, weight, subtract, residual_threshold, width if steps is None else steps, stop)
 
     def _op_batch_topk(self, pre: Any, k: Any) -> TracedFeatures:
         value, type = self.activation(pre, "batch_topk")

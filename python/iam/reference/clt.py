@@ -317,23 +317,24 @@ def encode_sparse(
     threshold: Array | None = None,
     k: int | None = None,
 ) -> Array:
-    """Encode, then ``topk``, ``jumprelu`` or ``relu``. The compiler fuses the two; their meaning stays this.
+    """Encode, then ``topk``, ``abstopk``, ``groupmax``, ``jumprelu`` or ``relu``; the compiler fuses the two.
 
     Raises:
-        ArgumentError: another activation, ``topk`` without ``k``, ``jumprelu`` without ``threshold``.
+        ArgumentError: another activation, one of the first three without ``k``, ``jumprelu`` without ``threshold``.
 
     >>> encode_sparse("topk", np.array([[1.0, 2.0]]), np.eye(2), np.zeros(2), k=1)
     array([[0., 2.]])
     """
     pre = encode(x, W_enc, b_enc, b_dec)
-    if activation == "topk" and k is not None:
-        return topk(pre, k=k)
+    with_k = {"topk": topk, "abstopk": abstopk, "groupmax": groupmax}
+    if activation in with_k and k is not None:
+        return with_k[activation](pre, k=k)
     if activation == "jumprelu" and threshold is not None:
         return jumprelu(pre, threshold)
     if activation == "relu":
         return relu(pre)
     raise ArgumentError(
-        'iam.clt.encode_sparse: expected "topk" with k, "jumprelu" with threshold, or "relu", '
+        'iam.clt.encode_sparse: expected "topk", "abstopk" or "groupmax" with k, "jumprelu" with threshold, or "relu", '
         f'got "{activation}" with k={k}, threshold={"given" if threshold is not None else None}'
     )
 

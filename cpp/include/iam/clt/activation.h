@@ -16,6 +16,20 @@ namespace iam::rt {
 /// Spec:     docs/spec.md#iamclttopk
 IAM_RT_EXPORT Status topK(Mat<const float> pre, FixedCodesOut codes);
 
+/// The k = codes.values.cols of each row that are largest in magnitude, largest first, ties to the
+/// lowest index, with their signs and without ReLU.
+/// Shapes, cost, errors: as topK.
+/// Spec:     docs/spec.md#iamcltabstopk
+IAM_RT_EXPORT Status absTopK(Mat<const float> pre, FixedCodesOut codes);
+
+/// The largest of each of k = codes.values.cols groups of features / k neighbours, ties to the lowest
+/// index, then ReLU. Slot g belongs to group g.
+/// Shapes:   pre [rows, features]; values, indices [rows, k], k divides features.
+/// Cost:     O(rows features) time, no scratch.
+/// Errors:   kShapeMismatch, kKRange, kNonFinite (NaN).
+/// Spec:     docs/spec.md#iamcltgroupmax
+IAM_RT_EXPORT Status groupMax(Mat<const float> pre, FixedCodesOut codes);
+
 /// Keeps pre[r, f] > max(0, theta[f]); theta empty: ReLU.
 /// Cost:     O(rows features) time; scratch: the result once more.
 /// Errors:   kShapeMismatch, kNonFinite (NaN).

@@ -45,6 +45,21 @@ IAM_RT_EXPORT Status encodeDense(const Encoder &e, Mat<float> pre);
 /// Spec:     docs/spec.md#iamcltencode_sparse
 IAM_RT_EXPORT Status encodeTopK(const Encoder &e, FixedCodesOut codes);
 
+/// The k = values.cols pre-activations of each row that are largest in magnitude, largest first, ties
+/// to the lowest feature, with their signs and without ReLU.
+/// Shapes, aliasing, cost, errors: as encodeTopK.
+/// Spec:     docs/spec.md#iamcltencode_sparse
+IAM_RT_EXPORT Status encodeAbsTopK(const Encoder &e, FixedCodesOut codes);
+
+/// The largest pre-activation of each of k = values.cols groups of features / k neighbouring
+/// features, ties to the lowest feature, then ReLU. Slot g belongs to group g.
+/// Shapes:   values, indices [rows, k]; k divides features.
+/// Aliasing: outputs overlap no input.
+/// Cost:     O(rows d features) time in float32; scratch: O(rows d) and one tile a thread.
+/// Errors:   as encodeTopK; kKRange also for a k that is no divisor.
+/// Spec:     docs/spec.md#iamcltencode_sparse
+IAM_RT_EXPORT Status encodeGroupMax(const Encoder &e, FixedCodesOut codes);
+
 /// JumpReLU, or ReLU when theta is empty: keeps pre[r, f] where it is > theta[f] (strictly) and >
 /// 0.
 /// Shapes:   theta [features] or empty.

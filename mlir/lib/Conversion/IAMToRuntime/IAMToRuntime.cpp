@@ -247,9 +247,21 @@ Results lower(CLTEncodeOp op, Components<CLTEncodeOp> in, Lowering to) {
       .emit();
 }
 
+/// The entry point of an activation with k slots.
+EntryPoint fusedEntry(Activation activation) {
+  switch (activation) {
+  case Activation::AbsTopK:
+    return EntryPoint::encode_abstopk;
+  case Activation::GroupMax:
+    return EntryPoint::encode_groupmax;
+  default:
+    return EntryPoint::encode_topk;
+  }
+}
+
 Results lower(CLTEncodeSparseOp op, Components<CLTEncodeSparseOp> in, Lowering to) {
-  if (op.getActivation() == Activation::TopK)
-    return to.call(EntryPoint::encode_topk)
+  if (op.getK())
+    return to.call(fusedEntry(op.getActivation()))
         .read(in.getX())
         .read(in.getWEnc())
         .read(in.getBEnc())
@@ -269,6 +281,33 @@ Results lower(CLTTopKOp op, Components<CLTTopKOp> in, Lowering to) {
   return to.call(EntryPoint::topk)
       .read(in.getPre())
       .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getPre()); })
+      .emit();
+}
+
+Results lower(CLTAbsTopKOp op, Components<CLTAbsTopKOp> in, Lowering to) {
+  return to.call(EntryPoint::abstopk)
+      .read(in.getPre())
+      .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getPre()); })
+      .emit();
+}
+
+Results lower(CLTGroupMaxOp op, Components<CLTGroupMaxOp> in, Lowering to) {
+  return to.call(EntryPoint::groupmax)
+      .read(in.getPre())
+      .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getPre()); })
+      .emit();
+}
+
+Results lower(CLTMatchingPursuitOp op, Components<CLTMatchingPursuitOp> in, Lowering to) {
+  Value threshold =
+      arith::ConstantOp::create(to.builder, op.getLoc(), op.getResidualThresholdAttr());
+  return to.call(EntryPoint::matching_pursuit)
+      .read(in.getX())
+      .read(in.getWDec())
+      .read(in.getBDec())
+      .scalar(threshold)
+      .scalar(static_cast<int64_t>(op.getMaxIterations()))
+      .scalar(static_cast<int64_t>(op.getStopOnDuplicateSupport()))
       .emit();
 }
 
@@ -483,6 +522,7 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
     FeaturesConverter converter;
     RewritePatternSet patterns(context);
     patterns.add<ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>,
+                 ToRuntime<CLTAbsTopKOp>, ToRuntime<CLTGroupMaxOp>, ToRuntime<CLTMatchingPursuitOp>,
                  ToRuntime<CLTBatchTopKOp>, ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>,
                  ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>, ToRuntime<CLTDensifyOp>,
                  ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,

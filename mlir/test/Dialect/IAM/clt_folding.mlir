@@ -28,6 +28,16 @@ func.func @encode_sparse_drops_a_zero_bias(%x: tensor<?x4xf32>, %W: tensor<4x16x
   return %0 : !iam.features<?x16xf32, k = 2>
 }
 
+// CHECK-LABEL: func.func @matching_pursuit_drops_a_zero_bias
+// CHECK-NOT: subtract
+// CHECK: iam.clt.matching_pursuit %{{.*}}, %{{.*}} residual_threshold
+func.func @matching_pursuit_drops_a_zero_bias(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>) -> !iam.features<?x16xf32> {
+  %zero = arith.constant dense<0.0> : tensor<4xf32>
+  %0 = iam.clt.matching_pursuit %x, %W, subtract %zero residual_threshold = 0.5 max_iterations = 2
+      : (tensor<?x4xf32>, tensor<16x4xf32>, tensor<4xf32>) -> !iam.features<?x16xf32>
+  return %0 : !iam.features<?x16xf32>
+}
+
 // CHECK-LABEL: func.func @decode_drops_a_zero_bias
 // CHECK-NOT: bias
 // CHECK: iam.clt.decode %{{.*}}, %{{.*}} : (

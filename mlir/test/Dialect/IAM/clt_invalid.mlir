@@ -106,6 +106,150 @@ func.func @clt_topk_c4_dictionary_of_the_result(%pre: tensor<3x8xf32>) {
 
 // -----
 
+func.func @clt_abstopk_c2_k_above_width(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.abstopk' op expected k to be at most the width of pre (8), got k = 9}}
+  %0 = iam.clt.abstopk %pre, k = 9 : tensor<3x8xf32> -> !iam.features<3x8xf32, k = 9>
+  return
+}
+
+// -----
+
+func.func @clt_abstopk_c3_result_has_another_k(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.abstopk' op expected a result with k = 2, got '!iam.features<3x8xf32, k = 4>'}}
+  %0 = iam.clt.abstopk %pre, k = 2 : tensor<3x8xf32> -> !iam.features<3x8xf32, k = 4>
+  return
+}
+
+// -----
+
+func.func @clt_abstopk_c4_rows_of_the_result(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.abstopk' op expected the number of rows of the features to be the number of rows of pre (3), got 4}}
+  %0 = iam.clt.abstopk %pre, k = 2 : tensor<3x8xf32> -> !iam.features<4x8xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_abstopk_c4_dictionary_of_the_result(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.abstopk' op expected the dictionary of the features to be the width of pre (8), got 9}}
+  %0 = iam.clt.abstopk %pre, k = 2 : tensor<3x8xf32> -> !iam.features<3x9xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_groupmax_c2_k_is_no_divisor(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.groupmax' op expected k to divide the width of pre (8), got k = 3}}
+  %0 = iam.clt.groupmax %pre, k = 3 : tensor<3x8xf32> -> !iam.features<3x8xf32, k = 3>
+  return
+}
+
+// -----
+
+func.func @clt_groupmax_c3_result_has_another_k(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.groupmax' op expected a result with k = 2, got '!iam.features<3x8xf32, k = 4>'}}
+  %0 = iam.clt.groupmax %pre, k = 2 : tensor<3x8xf32> -> !iam.features<3x8xf32, k = 4>
+  return
+}
+
+// -----
+
+func.func @clt_groupmax_c4_rows_of_the_result(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.groupmax' op expected the number of rows of the features to be the number of rows of pre (3), got 4}}
+  %0 = iam.clt.groupmax %pre, k = 2 : tensor<3x8xf32> -> !iam.features<4x8xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_groupmax_c4_dictionary_of_the_result(%pre: tensor<3x8xf32>) {
+  // expected-error @below {{'iam.clt.groupmax' op expected the dictionary of the features to be the width of pre (8), got 9}}
+  %0 = iam.clt.groupmax %pre, k = 2 : tensor<3x8xf32> -> !iam.features<3x9xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_matching_pursuit_c2_negative_threshold(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) {
+  // expected-error @below {{'iam.clt.matching_pursuit' op expected residual_threshold to be finite and not negative, got -5.000000e-01 : f32}}
+  %0 = iam.clt.matching_pursuit %x, %W residual_threshold = -0.5 max_iterations = 2 : (tensor<?x4xf32>, tensor<16x4xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_matching_pursuit_c2_threshold_is_no_number(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) {
+  // expected-error @below {{'iam.clt.matching_pursuit' op expected residual_threshold to be finite and not negative, got 0x7FC00000 : f32}}
+  %0 = iam.clt.matching_pursuit %x, %W residual_threshold = 0x7FC00000 max_iterations = 2 : (tensor<?x4xf32>, tensor<16x4xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_matching_pursuit_c3_width_of_W_dec(%x: tensor<?x4xf32>, %W: tensor<16x5xf32>, %b: tensor<4xf32>) {
+  // expected-error @below {{'iam.clt.matching_pursuit' op expected the width of W_dec to be the width of x (4), got 5}}
+  %0 = iam.clt.matching_pursuit %x, %W residual_threshold = 0.5 max_iterations = 2 : (tensor<?x4xf32>, tensor<16x5xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_matching_pursuit_c4_size_of_b_dec(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<5xf32>) {
+  // expected-error @below {{'iam.clt.matching_pursuit' op expected the size of b_dec to be the width of x (4), got 5}}
+  %0 = iam.clt.matching_pursuit %x, %W, subtract %b residual_threshold = 0.5 max_iterations = 2 : (tensor<?x4xf32>, tensor<16x4xf32>, tensor<5xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_matching_pursuit_c5_result_with_k(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) {
+  // expected-error @below {{'iam.clt.matching_pursuit' op expected a result in compressed rows, without k, got '!iam.features<?x16xf32, k = 2>'}}
+  %0 = iam.clt.matching_pursuit %x, %W residual_threshold = 0.5 max_iterations = 2 : (tensor<?x4xf32>, tensor<16x4xf32>) -> !iam.features<?x16xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_matching_pursuit_c6_rows_of_the_result(%x: tensor<3x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) {
+  // expected-error @below {{'iam.clt.matching_pursuit' op expected the number of rows of the features to be the number of rows of x (3), got 4}}
+  %0 = iam.clt.matching_pursuit %x, %W residual_threshold = 0.5 max_iterations = 2 : (tensor<3x4xf32>, tensor<16x4xf32>) -> !iam.features<4x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_matching_pursuit_c6_dictionary_of_the_result(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) {
+  // expected-error @below {{'iam.clt.matching_pursuit' op expected the dictionary of the features to be the number of rows of W_dec (16), got 17}}
+  %0 = iam.clt.matching_pursuit %x, %W residual_threshold = 0.5 max_iterations = 2 : (tensor<?x4xf32>, tensor<16x4xf32>) -> !iam.features<?x17xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c6_abstopk_without_k(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected k for activation abstopk, got none}}
+  %0 = iam.clt.encode_sparse abstopk %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c9_k_of_abstopk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected a result with k = 2, got '!iam.features<?x16xf32, k = 3>'}}
+  %0 = iam.clt.encode_sparse abstopk %x, %W, %b k = 2 : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 3>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c10_k_is_no_divisor(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected k to divide the dictionary of the features (16), got k = 3}}
+  %0 = iam.clt.encode_sparse groupmax %x, %W, %b k = 3 : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 3>
+  return
+}
+
+// -----
+
 func.func @clt_batch_topk_c2_k_above_width(%pre: tensor<3x8xf32>) {
   // expected-error @below {{'iam.clt.batch_topk' op expected k to be at most the width of pre (8), got k = 9}}
   %0 = iam.clt.batch_topk %pre, k = 9 : tensor<3x8xf32> -> !iam.features<3x8xf32>

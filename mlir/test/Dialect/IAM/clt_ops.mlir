@@ -22,6 +22,10 @@ func.func @encode(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>,
 func.func @activations(%pre: tensor<?x16xf32>, %other: tensor<?x16xf32>, %t: tensor<16xf32>) {
   // CHECK: iam.clt.topk %{{.*}}, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
   %0 = iam.clt.topk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  // CHECK: iam.clt.abstopk %{{.*}}, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  %5 = iam.clt.abstopk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  // CHECK: iam.clt.groupmax %{{.*}}, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+  %6 = iam.clt.groupmax %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
   // CHECK: iam.clt.batch_topk %{{.*}}, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32>
   %1 = iam.clt.batch_topk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32>
   // CHECK: iam.clt.jumprelu %{{.*}}, %{{.*}} : tensor<?x16xf32>, tensor<16xf32> -> !iam.features<?x16xf32>
@@ -56,9 +60,26 @@ func.func @encode_sparse(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<1
   // CHECK: iam.clt.encode_sparse jumprelu %{{.*}}, %{{.*}}, %{{.*}} subtract %{{.*}} threshold %{{.*}} :
   %3 = iam.clt.encode_sparse jumprelu %x, %W, %b subtract %b_dec threshold %t
       : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  // CHECK: iam.clt.encode_sparse abstopk %{{.*}}, %{{.*}}, %{{.*}} k = 2 : (
+  %5 = iam.clt.encode_sparse abstopk %x, %W, %b k = 2
+      : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>
+  // CHECK: iam.clt.encode_sparse groupmax %{{.*}}, %{{.*}}, %{{.*}} subtract %{{.*}} k = 4 : (
+  %6 = iam.clt.encode_sparse groupmax %x, %W, %b subtract %b_dec k = 4
+      : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>) -> !iam.features<?x16xf32, k = 4>
   // CHECK: iam.clt.encode_sparse relu %{{.*}}, %{{.*}}, %{{.*}} : (
   %4 = iam.clt.encode_sparse relu %x, %W, %b
       : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// CHECK-LABEL: func.func @matching_pursuit
+func.func @matching_pursuit(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) {
+  // CHECK: iam.clt.matching_pursuit %{{.*}}, %{{.*}} residual_threshold = 0.000000e+00 max_iterations = 1 : (tensor<?x4xf32>, tensor<16x4xf32>) -> !iam.features<?x16xf32>
+  %0 = iam.clt.matching_pursuit %x, %W residual_threshold = 0.0 max_iterations = 1
+      : (tensor<?x4xf32>, tensor<16x4xf32>) -> !iam.features<?x16xf32>
+  // CHECK: iam.clt.matching_pursuit %{{.*}}, %{{.*}}, subtract %{{.*}} residual_threshold = 5.000000e-01 max_iterations = 4 stop_on_duplicate_support : (tensor<?x4xf32>, tensor<16x4xf32>, tensor<4xf32>) -> !iam.features<?x16xf32>
+  %1 = iam.clt.matching_pursuit %x, %W, subtract %b residual_threshold = 0.5 max_iterations = 4 stop_on_duplicate_support
+      : (tensor<?x4xf32>, tensor<16x4xf32>, tensor<4xf32>) -> !iam.features<?x16xf32>
   return
 }
 

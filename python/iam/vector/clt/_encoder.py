@@ -14,7 +14,6 @@ from iam.core.errors import ArgumentError, DtypeError, NonFiniteError, ShapeErro
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, native, torch_if_loaded
 from iam.core.sites import Site
-from iam.vector.clt import _numpy
 from iam.vector.clt._config import CoderConfig
 
 __all__ = ["Encoder", "take_weight"]
@@ -24,8 +23,6 @@ Weight = npt.NDArray[np.float32]
 _GATED = ("b_gate", "b_mag", "r_mag")
 _WHITENING = ("whitening_mean", "whitening_matrix", "whitening_inverse")
 _LAYER_NORM_EPSILON = 1e-5
-_MIXES_ROWS = ("groupmax", "matching_pursuit")
-"""Architectures whose rows come to the kernels tile by tile, or not at all."""
 
 
 def encoder_weights(cfg: CoderConfig) -> dict[str, tuple[int, ...]]:
@@ -152,10 +149,9 @@ class Encoder:
 
     @property
     def fused_W_enc(self) -> Weight:
-        """The encoder ``[d_in, n]`` that the kernel multiplies with. n is ``d_sae``; twice that for ``abstopk``.
+        """The encoder ``[d_in, d_sae]`` that the kernel multiplies with.
 
-        ``gated``: ``W_enc·exp(r_mag)``. ``abstopk``: ``W_enc`` and its negative, column by column.
-        ``rescale_acts_by_decoder_norm``: times ``‖W_dec[i]‖``. Otherwise ``W_enc`` itself.
+        ``gated``: ``W_enc·exp(r_mag)``. ``rescale_acts_by_decoder_norm``: times ``‖W_dec[i]‖``. Otherwise ``W_enc`` itself.
         """
         return self._fused("W_enc")
 
@@ -171,7 +167,7 @@ class Encoder:
 
     def _fused(self, name: str) -> Weight:
         cfg = self._cfg
-        if cfg.architecture not in ("gated", "abstopk") and not cfg.rescale_acts_by_decoder_norm:
+        if cfg.architecture != "gated" and not cfg.rescale_acts_by_decoder_norm:
             return self._weight(name)
         if name not in self._derived:
             self._derived[name] = np.ascontiguousarray(self._derive(name), dtype=np.float32)
@@ -185,12 +181,7 @@ class Encoder:
             if name == "b_enc":
                 return self._weights["b_mag"]
             return np.maximum(self._weights["b_mag"] - self._weights["b_gate"] * gain, 0)
-        array = self._weights[name]
-        if self._cfg.rescale_acts_by_decoder_norm:
-            array = array * self._norms
-        if self._cfg.architecture == "abstopk":
-            array = np.stack([array, -array], axis=-1).reshape(*array.shape[:-1], -1)
-        return array
+        return self._weights[name] * self._norms
 
     @property
     def _norms(self) -> Weight:
@@ -286,21 +277,22 @@ class Encoder:
         cfg = self._cfg
         shift = self._weights["b_dec"] if cfg.apply_b_dec_to_input else None
         if cfg.architecture == "matching_pursuit":
-            return _numpy.matching_pursuit(
-                z if shift is None else z - shift,
-                self._weights["W_dec"],
-                cfg.residual_threshold,
-                cfg.d_in if cfg.max_iterations is None else cfg.max_iterations,
-                cfg.stop_on_duplicate_support,
-            )
+            return native().matching_pursuit(z, self._weights["W_dec"], shift, *self._pursuit())
         W, b = self.fused_W_enc, self.fused_b_enc
-        if cfg.architecture == "groupmax":
-            assert cfg.k is not None
-            return _group_max(z, W, b, shift, cfg.k)
         if cfg.k is None:
             return native().encode_threshold(z, W, b, shift, self.fused_threshold)
-        values, indices = native().encode_topk(z, W, b, shift, cfg.k)
-        return (*_numpy.signed(values, indices), None) if cfg.architecture == "abstopk" else (values, indices, None)
+        kernels = {
+            "topk": native().encode_topk,
+            "abstopk": native().encode_abstopk,
+            "groupmax": native().encode_groupmax,
+        }
+        return (*kernels[cfg.architecture](z, W, b, shift, cfg.k), None)
+
+    def _pursuit(self) -> tuple[float, int, bool]:
+        """When matching pursuit stops: threshold, steps, and whether a step that wakes no new feature is the last."""
+        cfg = self._cfg
+        steps = cfg.d_in if cfg.max_iterations is None else cfg.max_iterations
+        return cfg.residual_threshold, steps, cfg.stop_on_duplicate_support
 
     def _encode_torch(self, z: Any) -> tuple[Any, Any, Any]:
         """The same in torch, where ``z`` is; gradients flow."""
@@ -309,23 +301,13 @@ class Encoder:
         cfg = self._cfg
         shift = self._tensor("b_dec", z.device) if cfg.apply_b_dec_to_input else None
         if cfg.architecture == "matching_pursuit":
-            return _torch.matching_pursuit(
-                z if shift is None else z - shift,
-                self._tensor("W_dec", z.device),
-                cfg.residual_threshold,
-                cfg.d_in if cfg.max_iterations is None else cfg.max_iterations,
-                cfg.stop_on_duplicate_support,
-            )
-        if cfg.architecture == "abstopk":
-            pre = _torch.encode(z, self._tensor("W_enc", z.device), self._tensor("b_enc", z.device), shift)
-            if cfg.rescale_acts_by_decoder_norm:
-                pre = pre * self._tensor("_norms", z.device)
-            return _torch.abstopk(pre, cfg.k or 1)
+            _torch.check_finite(z, op="iam.clt.matching_pursuit", name="x")
+            rest = z if shift is None else z - shift
+            return _torch.matching_pursuit(rest, self._tensor("W_dec", z.device), *self._pursuit())
         pre = _torch.encode(z, self._tensor("fused_W_enc", z.device), self._tensor("fused_b_enc", z.device), shift)
-        if cfg.architecture == "groupmax":
-            return _torch.groupmax(pre, cfg.k or 1)
         if cfg.k is not None:
-            return _torch.topk(pre, cfg.k)
+            activations = {"topk": _torch.topk, "abstopk": _torch.abstopk, "groupmax": _torch.groupmax}
+            return activations[cfg.architecture](pre, cfg.k)
         return _torch.threshold(pre, self._tensor("fused_threshold", z.device))
 
     # Normalisation. Nothing is kept: what the decoder needs of a row travels with its features.
@@ -333,10 +315,9 @@ class Encoder:
     def _normalise(self, x: Any, op: str) -> tuple[Any, Any, Any]:
         """``x [rows, d_in]`` as the weights expect it, and what the decoder scales and shifts each row by, or None."""
         kind = self._cfg.normalize_activations
-        if kind != "none" or self._cfg.architecture in _MIXES_ROWS:
-            _check_finite(x, op)
         if kind == "none":
             return x, None, None
+        _check_finite(x, op)
         if kind == "expected_average_only_in":
             return x * self._cfg.norm_scale, None, None
         if kind == "covariance_whitening":
@@ -371,15 +352,6 @@ def _check_finite(x: Any, op: str) -> None:
         raise NonFiniteError(
             f"{op}: expected finite x, got {x[row, column]} at row {row}, column {column}; x has shape {x.shape}"
         )
-
-
-def _group_max(z: Weight, W: Weight, b: Weight, shift: Weight | None, k: int) -> tuple[Any, Any, None]:
-    """GroupMax over tiles of rows: there is no kernel, and no more than a tile of pre-activations is held."""
-    step = max(1, _numpy.TILE // W.shape[1])
-    starts = range(0, max(1, len(z)), step)
-    tiles = [_numpy.group_max(native().encode_dense(z[at : at + step], W, b, shift), k) for at in starts]
-    values, indices = (np.concatenate(parts) for parts in list(zip(*tiles, strict=True))[:2])
-    return values, indices, None
 
 
 def _site(name: Any) -> Site | None:

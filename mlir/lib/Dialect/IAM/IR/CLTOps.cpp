@@ -69,6 +69,14 @@ static LogicalResult verifyK(Operation *op, int64_t k, Dim dict) {
   return success();
 }
 
+/// `k` as a number of groups of one size.
+static LogicalResult verifyGroups(Operation *op, int64_t k, Dim dict) {
+  if (!ShapedType::isDynamic(dict.size) && dict.size % k != 0)
+    return op->emitOpError("expected k to divide ")
+           << dict.what << " (" << dict.size << "), got k = " << k;
+  return success();
+}
+
 static LogicalResult expectSlots(Operation *op, Value f, int64_t k) {
   FeaturesType type = features(f);
   if (type.getK() != k)
@@ -143,7 +151,7 @@ LogicalResult CLTEncodeOp::canonicalize(CLTEncodeOp op, PatternRewriter &rewrite
 }
 
 //===----------------------------------------------------------------------===//
-// CLTTopKOp, CLTBatchTopKOp
+// CLTTopKOp, CLTAbsTopKOp, CLTGroupMaxOp, CLTBatchTopKOp
 //===----------------------------------------------------------------------===//
 
 LogicalResult CLTTopKOp::verify() {
@@ -154,6 +162,28 @@ LogicalResult CLTTopKOp::verify() {
   if (failed(expectSlots(*this, getF(), getK())))
     return failure();
   // clt_topk_c4
+  return verifySameShape(*this, getF(), getPre());
+}
+
+LogicalResult CLTAbsTopKOp::verify() {
+  // clt_abstopk_c2 (k >= 1 is clt_abstopk_c1, guaranteed by ODS)
+  if (failed(verifyK(*this, getK(), dim("the width of pre", getPre(), 1))))
+    return failure();
+  // clt_abstopk_c3
+  if (failed(expectSlots(*this, getF(), getK())))
+    return failure();
+  // clt_abstopk_c4
+  return verifySameShape(*this, getF(), getPre());
+}
+
+LogicalResult CLTGroupMaxOp::verify() {
+  // clt_groupmax_c2 (k >= 1 is clt_groupmax_c1, guaranteed by ODS)
+  if (failed(verifyGroups(*this, getK(), dim("the width of pre", getPre(), 1))))
+    return failure();
+  // clt_groupmax_c3
+  if (failed(expectSlots(*this, getF(), getK())))
+    return failure();
+  // clt_groupmax_c4
   return verifySameShape(*this, getF(), getPre());
 }
 
@@ -231,11 +261,13 @@ LogicalResult CLTEncodeSparseOp::verify() {
                            {"the dictionary of the features", type.getDict()})))
     return failure();
   // clt_encode_sparse_c6
-  bool topk = getActivation() == Activation::TopK;
-  if (getK().has_value() != topk)
-    return emitOpError(topk ? "expected k for activation " : "expected no k for activation ")
-           << stringifyActivation(getActivation()) << ", got " << (topk ? "none" : "k = ")
-           << (topk ? "" : Twine(getK().value_or(0)).str());
+  bool groups = getActivation() == Activation::GroupMax;
+  bool withK =
+      groups || getActivation() == Activation::TopK || getActivation() == Activation::AbsTopK;
+  if (getK().has_value() != withK)
+    return emitOpError(withK ? "expected k for activation " : "expected no k for activation ")
+           << stringifyActivation(getActivation()) << ", got " << (withK ? "none" : "k = ")
+           << (withK ? "" : Twine(getK().value_or(0)).str());
   // clt_encode_sparse_c7
   bool jumprelu = getActivation() == Activation::JumpReLU;
   if (static_cast<bool>(getThreshold()) != jumprelu)
@@ -247,15 +279,54 @@ LogicalResult CLTEncodeSparseOp::verify() {
                                      {"the dictionary of the features", type.getDict()})))
     return failure();
   // clt_encode_sparse_c9
-  if (!topk)
+  if (!withK)
     return expectCompressedRows(*this, getF());
-  if (failed(verifyK(*this, *getK(), {"the dictionary of the features", type.getDict()})))
+  Dim dict = {"the dictionary of the features", type.getDict()};
+  if (failed(verifyK(*this, *getK(), dict)))
+    return failure();
+  // clt_encode_sparse_c10
+  if (groups && failed(verifyGroups(*this, *getK(), dict)))
     return failure();
   return expectSlots(*this, getF(), *getK());
 }
 
 // encode_sparse(x, subtract 0) -> encode_sparse(x): x - 0 is x, to the bit.
 LogicalResult CLTEncodeSparseOp::canonicalize(CLTEncodeSparseOp op, PatternRewriter &rewriter) {
+  return dropZero(op, op.getBDecMutable(), rewriter);
+}
+
+//===----------------------------------------------------------------------===//
+// CLTMatchingPursuitOp
+//===----------------------------------------------------------------------===//
+
+LogicalResult CLTMatchingPursuitOp::verify() {
+  // clt_matching_pursuit_c2 (max_iterations >= 1 is clt_matching_pursuit_c1, guaranteed by ODS)
+  APFloat threshold = getResidualThreshold();
+  if (!threshold.isFinite() || (threshold.isNegative() && !threshold.isZero()))
+    return emitOpError("expected residual_threshold to be finite and not negative, got ")
+           << getResidualThresholdAttr();
+  Dim width = dim("the width of x", getX(), 1);
+  // clt_matching_pursuit_c3
+  if (failed(expectEqual(*this, dim("the width of W_dec", getWDec(), 1), width)))
+    return failure();
+  // clt_matching_pursuit_c4
+  if (getBDec() && failed(expectEqual(*this, dim("the size of b_dec", getBDec(), 0), width)))
+    return failure();
+  // clt_matching_pursuit_c5
+  if (failed(expectCompressedRows(*this, getF())))
+    return failure();
+  // clt_matching_pursuit_c6
+  FeaturesType type = features(getF());
+  if (failed(expectEqual(*this, {"the number of rows of the features", type.getRows()},
+                         dim("the number of rows of x", getX(), 0))))
+    return failure();
+  return expectEqual(*this, {"the dictionary of the features", type.getDict()},
+                     dim("the number of rows of W_dec", getWDec(), 0));
+}
+
+// matching_pursuit(x, subtract 0) -> matching_pursuit(x): x - 0 is x, to the bit.
+LogicalResult CLTMatchingPursuitOp::canonicalize(CLTMatchingPursuitOp op,
+                                                 PatternRewriter &rewriter) {
   return dropZero(op, op.getBDecMutable(), rewriter);
 }
 

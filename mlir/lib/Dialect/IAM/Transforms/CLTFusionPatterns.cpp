@@ -45,6 +45,12 @@ template <typename ActivationOp> struct FuseActivationIntoEncode : OpRewritePatt
     if constexpr (std::is_same_v<ActivationOp, CLTTopKOp>) {
       activation = Activation::TopK;
       k = op.getKAttr();
+    } else if constexpr (std::is_same_v<ActivationOp, CLTAbsTopKOp>) {
+      activation = Activation::AbsTopK;
+      k = op.getKAttr();
+    } else if constexpr (std::is_same_v<ActivationOp, CLTGroupMaxOp>) {
+      activation = Activation::GroupMax;
+      k = op.getKAttr();
     } else if constexpr (std::is_same_v<ActivationOp, CLTJumpReLUOp>) {
       activation = Activation::JumpReLU;
       threshold = op.getThreshold();
@@ -305,7 +311,8 @@ template <typename SumOp> struct DifferenceAtSum : OpRewritePattern<SumOp>, Diff
 
 void iam::populateCLTFusionPatterns(RewritePatternSet &patterns, CLTFusionCounts &counts) {
   MLIRContext *context = patterns.getContext();
-  patterns.add<FuseActivationIntoEncode<CLTTopKOp>, FuseActivationIntoEncode<CLTJumpReLUOp>,
+  patterns.add<FuseActivationIntoEncode<CLTTopKOp>, FuseActivationIntoEncode<CLTAbsTopKOp>,
+               FuseActivationIntoEncode<CLTGroupMaxOp>, FuseActivationIntoEncode<CLTJumpReLUOp>,
                FuseActivationIntoEncode<CLTReLUOp>, SparsifyDenseDecode, DifferenceAtSub,
                DifferenceAtSum<arith::AddFOp>, DifferenceAtSum<CLTResidualOp>>(context, counts);
   patterns.add<RefuseBatchTopK, RefuseGate>(context);

@@ -85,6 +85,107 @@ def IAM_CLTTopKOp : IAM_Op<"clt.topk", [Pure]> {
   let hasVerifier = 1;  // clt_topk_c2 .. c4
 }
 
+def IAM_CLTAbsTopKOp : IAM_Op<"clt.abstopk", [Pure]> {
+  let summary = "Keep the k pre-activations of each row that are largest in magnitude";
+  let description = [{
+    The `k` entries of each row of `pre` with the largest magnitude, with their
+    signs: there is no `relu`. The slots of a row are sorted by descending
+    magnitude; ties, also between `v` and `-v`, go to the lowest index.
+
+    Rows: 0 rows give 0 rows. NaN in `pre` is an error at run time.
+
+    Spec: docs/spec.md#iamcltabstopk. Source: AbsTopK, arXiv:2510.00404.
+
+    ```mlir
+    func.func @abstopk(%pre: tensor<?x16xf32>) -> !iam.features<?x16xf32, k = 2> {
+      %f = iam.clt.abstopk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+      return %f : !iam.features<?x16xf32, k = 2>
+    }
+    ```
+  }];
+  let arguments = (ins IAM_Matrix:$pre,                           /*clt_abstopk_i1*/
+                       ConfinedAttr<I64Attr, [IntPositive]>:$k);  /*clt_abstopk_c1*/
+  let results = (outs IAM_Features:$f);
+  let assemblyFormat = [{
+    $pre `,` `k` `=` $k attr-dict `:` type($pre) `->` qualified(type($f))
+  }];
+  let hasVerifier = 1;  // clt_abstopk_c2 .. c4
+}
+
+def IAM_CLTGroupMaxOp : IAM_Op<"clt.groupmax", [Pure]> {
+  let summary = "Keep the largest pre-activation of each group of features";
+  let description = [{
+    The features form `k` groups of `F / k` neighbours. Slot `g` holds the largest
+    entry of group `g`, after `relu`; ties go to the lowest index. Where it is not
+    positive, the slot keeps its index and holds 0.
+
+    Rows: 0 rows give 0 rows. NaN in `pre` is an error at run time.
+
+    Spec: docs/spec.md#iamcltgroupmax. Source: sparsify,
+    https://github.com/EleutherAI/sparsify.
+
+    ```mlir
+    // 2 groups of 8 features.
+    func.func @groupmax(%pre: tensor<?x16xf32>) -> !iam.features<?x16xf32, k = 2> {
+      %f = iam.clt.groupmax %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32, k = 2>
+      return %f : !iam.features<?x16xf32, k = 2>
+    }
+    ```
+  }];
+  let arguments = (ins IAM_Matrix:$pre,                           /*clt_groupmax_i1*/
+                       ConfinedAttr<I64Attr, [IntPositive]>:$k);  /*clt_groupmax_c1*/
+  let results = (outs IAM_Features:$f);
+  let assemblyFormat = [{
+    $pre `,` `k` `=` $k attr-dict `:` type($pre) `->` qualified(type($f))
+  }];
+  let hasVerifier = 1;  // clt_groupmax_c2 .. c4
+}
+
+def IAM_CLTMatchingPursuitOp : IAM_Op<"clt.matching_pursuit", [Pure]> {
+  let summary = "Find features one at a time, each in what the others leave";
+  let description = [{
+    With `r = x`, or `r = x − b_dec`, each step takes `j = argmax r·W_dec[j]` (ties
+    to the lowest index) and `v = relu(r·W_dec[j])`, adds `v` to `f[j]` and takes
+    `v·W_dec[j]` from `r`. A row ends after `max_iterations` steps; with
+    `‖r‖ < residual_threshold`, if that is above 0; with `v = 0`; and, with
+    `stop_on_duplicate_support`, with a step whose feature was active before. What
+    the last step found counts.
+
+    Rows of `W_dec` are expected to have norm 1. A row depends on no other row.
+    Rows: 0 rows give 0 rows. NaN or infinity in `x` or `W_dec` is an error at run
+    time, as is a residual that grows out of float32.
+
+    Folds: `subtract` of a constant zero is dropped.
+
+    Spec: docs/spec.md#iamcltmatching_pursuit. Source: Mallat and Zhang 1993,
+    doi:10.1109/78.258082.
+
+    ```mlir
+    func.func @pursue(%x: tensor<?x4xf32>, %W: tensor<16x4xf32>, %b: tensor<4xf32>) -> !iam.features<?x16xf32> {
+      %f = iam.clt.matching_pursuit %x, %W, subtract %b
+          residual_threshold = 1.0e-2 max_iterations = 4 stop_on_duplicate_support
+          : (tensor<?x4xf32>, tensor<16x4xf32>, tensor<4xf32>) -> !iam.features<?x16xf32>
+      return %f : !iam.features<?x16xf32>
+    }
+    ```
+  }];
+  let arguments = (ins IAM_Matrix:$x,                /*clt_matching_pursuit_i1*/
+                       IAM_Matrix:$W_dec,            /*clt_matching_pursuit_i2*/
+                       Optional<IAM_Vector>:$b_dec,  /*clt_matching_pursuit_i3*/
+                       F32Attr:$residual_threshold,
+                       ConfinedAttr<I64Attr, [IntPositive]>:$max_iterations,  /*clt_matching_pursuit_c1*/
+                       UnitAttr:$stop_on_duplicate_support);
+  let results = (outs IAM_Features:$f);
+  let assemblyFormat = [{
+    $x `,` $W_dec (`,` `subtract` $b_dec^)?
+    `residual_threshold` `=` $residual_threshold `max_iterations` `=` $max_iterations
+    (`stop_on_duplicate_support` $stop_on_duplicate_support^)? attr-dict
+    `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;  // clt_matching_pursuit_c2 .. c6
+  let hasCanonicalizeMethod = 1;
+}
+
 def IAM_CLTBatchTopKOp : IAM_Op<"clt.batch_topk", [Pure]> {
   let summary = "Keep the k · rows largest activations of the batch";
   let description = [{
@@ -200,12 +301,12 @@ def IAM_CLTEncodeSparseOp : IAM_Op<"clt.encode_sparse", [Pure, AttrSizedOperandS
   let summary = "Encode and activate in one pass";
   let description = [{
     `activation(encode(x))`: the same features as `iam.clt.encode` followed by
-    `iam.clt.topk`, `jumprelu` or `relu`, without the `[rows, dict]`
-    pre-activations ever being in memory. CLTFusion makes it; its ties, empty
-    rows and NaN are those of the two ops.
+    `iam.clt.topk`, `abstopk`, `groupmax`, `jumprelu` or `relu`, without the
+    `[rows, dict]` pre-activations ever being in memory. CLTFusion makes it; its
+    ties, empty rows and NaN are those of the two ops.
 
-    `k` belongs to `topk` and `threshold` to `jumprelu`; neither may be given for
-    another activation.
+    `k` belongs to `topk`, `abstopk` and `groupmax`, `threshold` to `jumprelu`;
+    neither may be given for another activation.
 
     Spec: docs/spec.md#iamcltencode_sparse. Original to IAM.
 
@@ -232,7 +333,7 @@ def IAM_CLTEncodeSparseOp : IAM_Op<"clt.encode_sparse", [Pure, AttrSizedOperandS
     (`threshold` $threshold^)? (`k` `=` $k^)? attr-dict
     `:` functional-type(operands, results)
   }];
-  let hasVerifier = 1;  // clt_encode_sparse_c2 .. c9
+  let hasVerifier = 1;  // clt_encode_sparse_c2 .. c10
   let hasCanonicalizeMethod = 1;
 }
 

@@ -27,6 +27,8 @@ def IAM_Activation : IAM_Enum<"Activation", "what makes pre-activations sparse",
   I32EnumAttrCase<"TopK",     0, "topk">,      // the k largest of a row, then relu
   I32EnumAttrCase<"JumpReLU", 1, "jumprelu">,  // relu(h) where h > threshold
   I32EnumAttrCase<"ReLU",     2, "relu">,      // max(h, 0)
+  I32EnumAttrCase<"AbsTopK",  3, "abstopk">,   // the k largest of a row in magnitude, with their signs
+  I32EnumAttrCase<"GroupMax", 4, "groupmax">,  // the largest of each of k groups, then relu
 ]>;
 
 def IAM_EditMode : IAM_Enum<"EditMode", "how chosen features change", [
