@@ -343,7 +343,8 @@ def matching_pursuit(
         raise ArgumentError(f"{op}: expected residual_threshold >= 0, got {residual_threshold}")
     if max_iterations is not None:
         most = 2**31 - 1
-        max_iterations = take_int(max_iterations, what=f"{op}: max_iterations", low=1, high=most, error=ArgumentError)
+        what = f"{op}: max_iterations"
+        max_iterations = take_int(max_iterations, what=what, low=1, high=most, error=ArgumentError, code="argument")
     trace = _trace(x)
     if trace is not None:
         stop = bool(stop_on_duplicate_support)
@@ -362,8 +363,8 @@ def matching_pursuit(
         return SparseFeatures(values.to(x.dtype), indices, offsets, n_features, prefix, validate=False)
     rows = rows_of(x, op=op, name="x")
     shift = None if b_dec is None else _vector(b_dec, width, op, "b_dec")
-    components = native().matching_pursuit(rows.flat, as_float32(W_dec), shift, *rule)
-    return features_from_kernel(*components, n_features, prefix, x)
+    values, indices, offsets = native().matching_pursuit(rows.flat, as_float32(W_dec), shift, *rule)
+    return features_from_kernel(values, indices, offsets, n_features, prefix, x)
 
 
 def batch_topk(pre: Any, k: int) -> SparseFeatures:
