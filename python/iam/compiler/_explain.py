@@ -48,7 +48,6 @@ _HELPERS = frozenset(
     {"arith.constant", "tensor.dim", "tensor.empty", "tensor.splat", "tensor.from_elements", "linalg.broadcast"}
     | {"linalg.fill", "func.return"}
 )
-_ACTIVATIONS = ("iam.clt.topk", "iam.clt.batch_topk", "iam.clt.relu", "iam.clt.jumprelu", "iam.clt.gate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +298,8 @@ def _flops(operation: Any, operands: list[_Value], results: list[_Value]) -> int
             + x.rows * features * (1 if name.endswith("encode") else 2)
             + subtract * x.elements
         )
-    if name in _ACTIVATIONS:
-        return operands[0].elements
+    if name.startswith("iam.clt.") and (operands[0].kind, out.kind) == ("tensor", "features"):
+        return operands[0].elements if operands[0].width == out.width else None  # activations of pre-activations
     if name == "iam.clt.decode":
         return 2 * operands[0].active * out.width + (out.elements if len(operands) > 2 else 0)
     if name == "iam.clt.densify":
