@@ -15,7 +15,7 @@ __all__ = ["train"]
     "  iam train configs/sae_topk.yaml --dry-run       what would run, with every default\n"
     "  iam train configs/sae_topk.yaml --resume        go on after Ctrl-C\n"
     "  iam train configs/sae_topk.yaml --resume --steps 4000\n"
-    "  iam train configs/smollm2_sae.yaml configs/smollm2_clt.yaml       both, on the same batches",
+    "  iam train configs/smollm2_sae.yaml configs/smollm2_transcoder.yaml       both, on the same batches",
 )
 @click.argument("configs", metavar="CONFIG.yaml...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder of the run, if there is one.")

@@ -3,7 +3,7 @@
     import iam
 
     sae = iam.train("configs/sae_topk.yaml")
-    sae, clt = iam.train(["configs/smollm2_sae.yaml", "configs/smollm2_clt.yaml"])  # on the same batches
+    sae, transcoder = iam.train(["configs/smollm2_sae.yaml", "configs/smollm2_transcoder.yaml"])  # on the same batches
 
 How it works, formula by formula: ``docs/training.md``.
 """
