@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-D_SAE, K, LR, DEAD_AFTER = 4608, 32, 1e-3, 100
+K, LR, DEAD_AFTER = 32, 1e-3, 100
 TURN = 50
 
 
@@ -54,14 +54,14 @@ def explained_variance(x: torch.Tensor, reconstruct: Any) -> float:
     return 1 - error / float((x.double() - x.double().mean(0)).square().sum())
 
 
-def saelens(d_in: int, batch: int) -> tuple[Any, Any]:
+def saelens(d_in: int, d_sae: int, batch: int) -> tuple[Any, Any]:
     """The coder and a function that does one step and returns its loss."""
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(0)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=D_SAE, k=K, rescale_acts_by_decoder_norm=False))
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=d_sae, k=K, rescale_acts_by_decoder_norm=False))
     config = SAETrainerConfig(
         n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=batch * 10**6,
         device="cpu", autocast=False, lr=LR, lr_end=LR, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9,
@@ -82,7 +82,7 @@ def iam_trainer(sae: Any, steps: int, batch: int, folder: str) -> tuple[Any, Any
         {
             "coder": {
                 "architecture": "topk",
-                "d_sae": D_SAE,
+                "d_sae": sae.cfg.d_sae,
                 "k": K,
                 "normalize_activations": "none",
                 "normalize_decoder": False,
@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path, help="a cache of activations, or of .npy files")
     parser.add_argument("--site", default="resid_post.15", help="of the cache (default resid_post.15)")
+    parser.add_argument("--d-sae", type=int, default=4608, help="features (default 4608)")
     parser.add_argument("--steps", type=int, default=2000, help="steps of each run (default 2000)")
     parser.add_argument("--batch", type=int, default=1024, help="rows of a step (default 1024)")
     parser.add_argument("--threads", type=int, help="of both (default: as many as there are cores)")
@@ -137,7 +138,7 @@ def main() -> None:
     scale = math.sqrt(rows.shape[1]) / float(sample.norm(dim=1).mean())
     held_out = held_out[torch.randperm(len(held_out), generator=generator)[:8192]].float() * scale
 
-    sae, their_step = saelens(rows.shape[1], args.batch)
+    sae, their_step = saelens(rows.shape[1], args.d_sae, args.batch)
     with tempfile.TemporaryDirectory() as folder:
         weights, our_step = iam_trainer(sae, args.steps, args.batch, folder)
     order = torch.randperm(len(rows), generator=generator)
