@@ -146,6 +146,8 @@ def test_a_coder_of_several_sites(model, tmp_path):
     parts = json.loads((tmp_path / "e.json").read_text())["parts"]
     assert [part["site"] for part in parts] == ["resid_post.0", "resid_post.1"]
     assert all("ce_loss_score" in part["metrics"]["model_performance_preservation"] for part in parts)
+    done = run(tmp_path / "crosscoder", *arguments, "--contexts")
+    assert done.exit_code == 2 and "need a coder of one site, got a Crosscoder" in done.output
     np.save(tmp_path / "rows.npy", draw(2, 5, WIDTH))  # [sites, rows, width]
     assert "site by site" in run(tmp_path / "crosscoder", "--activations", tmp_path / "rows.npy").stdout
 

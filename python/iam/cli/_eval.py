@@ -124,6 +124,8 @@ def evaluate(
     _check_options(model, texts, activations, targets, contexts, neuronpedia, sae_set, picture)
     _set_threads(threads)
     loaded = formats.load(coder, format_)
+    if (contexts or neuronpedia is not None) and (hasattr(loaded, "n_layers") or hasattr(loaded, "n_sites")):
+        raise click.UsageError(f"--contexts and --neuronpedia need a coder of one site, got a {type(loaded).__name__}")
     if activations is not None:
         result = _on_activations(loaded, activations, targets, batch_size)
         where = activations.name
