@@ -243,3 +243,18 @@ def test_the_skip_of_a_clt(tmp_path):
         iam.formats.save(ours, tmp_path / "c", format="circuit_tracer_clt")
     iam.formats.save(ours, tmp_path / "d", format="iam")
     assert np.array_equal(iam.formats.load(tmp_path / "d").W_skip[1], ours.W_skip[1])
+
+
+def test_a_last_position_without_features(tmp_path):
+    """circuit-tracer takes the last active position for the length of the text; IAM gives the bias there."""
+    ours = clt()
+    iam.formats.save(ours, tmp_path, format="circuit_tracer_clt")
+    theirs = clts.load_clt(str(tmp_path), device=CPU, dtype=torch.float32)
+    with torch.no_grad():
+        codes = theirs.encode(torch.from_numpy(inputs(L)))
+        codes[:, -1] = 0
+        assert theirs.decode(codes.to_sparse()).shape == (L, ROWS - 1, D), "a position too few"
+    decoded = ours.decode(list(codes.numpy()))
+    for layer, y in enumerate(decoded):
+        assert y.shape == (ROWS, D)
+        np.testing.assert_allclose(y[-1], ours.b_dec[layer], **CLOSE)

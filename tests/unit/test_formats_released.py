@@ -229,3 +229,35 @@ def test_own_format_from_the_hub(cache, tmp_path):  # noqa: F811
     from iam.formats._build import raw_of
 
     same(raw, raw_of(iam.formats.from_pretrained("someone/coders", "a")), apart_from={"metadata"})
+
+
+# Mistakes of other tools; the table of docs/formats.md names these.
+
+
+def test_a_layer_of_a_cross_layer_release_is_the_whole_transcoder(cache):  # noqa: F811
+    """SAELens gives one layer with the sum of its decoders, whose reconstruction means nothing."""
+    pytest.importorskip("yaml")
+    readable = {name: ids for name, ids in releases().items() if not name.startswith("temporal")}
+    release = next(name for name, ids in readable.items() if resolve(name, ids[0]).format == "circuit_tracer_clt")
+    found = resolve(release, releases()[release][1])
+    raw = make("cross_layer", "standard", n_layers=3)
+    cache(found.repo, "", raw, "circuit_tracer_clt")
+    clt = iam.formats.from_pretrained(release, releases()[release][1])
+    assert isinstance(clt, iam.CrossLayerTranscoder) and clt.n_layers == 3
+    assert np.array_equal(np.asarray(clt.W_dec[0]), raw.tensors["W_dec.0"])
+
+
+@pytest.mark.parametrize("name", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
+def test_batch_topk_needs_a_threshold(name, tmp_path, w):
+    """-1 is what dictionary_learning starts from: with it every positive pre-activation would be a feature."""
+    torch = pytest.importorskip("torch")
+    plain = name.startswith("Matryoshka")
+    state = dict(w) if plain else {"encoder.weight": w["W_enc"].T, "encoder.bias": w["b_enc"], "decoder.weight": w["W_dec"].T, "b_dec": w["b_dec"]}  # fmt: skip
+    (tmp_path / "config.json").write_text(
+        json.dumps({"trainer": {"dict_class": name, "activation_dim": D, "dict_size": F}})
+    )
+    put(tmp_path / "ae.pt", {**state, "k": torch.tensor(K), "threshold": torch.tensor(-1.0)})
+    with pytest.raises(FormatError, match="never learned"):
+        iam.formats.load(tmp_path)
+    put(tmp_path / "ae.pt", {**state, "k": torch.tensor(K), "threshold": torch.tensor(0.5)})
+    assert (iam.formats.load(tmp_path).threshold == 0.5).all()
