@@ -1,6 +1,7 @@
 """The coder as a torch module: values, gradients of inputs and weights, compiled graphs."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -287,8 +288,83 @@ def test_errors():
         module(torch.tensor([[0.0] * 6, [float("nan")] * 6]))
     with pytest.raises(ArgumentError, match="got str"):
         CoderModule("sae")
-    cfg = iam.CoderConfig(architecture="standard", d_in=2, d_sae=2, normalize_activations="layer_norm")
+    cfg = iam.CoderConfig(architecture="matching_pursuit", d_in=2, d_sae=2)
     eye = np.eye(2)
-    with pytest.raises(ArgumentError, match="without normalisation") as info:
-        CoderModule(iam.SAE(cfg, W_enc=eye, b_enc=np.zeros(2), W_dec=eye, b_dec=np.zeros(2)))
-    assert info.value.code == "normalization"
+    with pytest.raises(ArgumentError, match="matching_pursuit has no module") as info:
+        CoderModule(iam.SAE(cfg, W_dec=eye, b_dec=np.zeros(2)))
+    assert info.value.code == "architecture"
+
+
+NORMALISED = [
+    ("topk", {"normalize_activations": "layer_norm"}),
+    ("gated", {"normalize_activations": "layer_norm"}),
+    ("jumprelu", {"normalize_activations": "constant_norm_rescale"}),
+    ("standard", {"normalize_activations": "expected_average_only_in", "norm_scale": 2.5}),
+    ("groupmax", {"normalize_activations": "covariance_whitening"}),
+    ("topk", {"rescale_acts_by_decoder_norm": True}),
+    ("abstopk", {"rescale_acts_by_decoder_norm": True, "normalize_activations": "layer_norm"}),
+]
+
+
+def with_conventions(architecture, conventions, *, transcoder):
+    plain = coder(architecture, transcoder=transcoder)
+    rng = np.random.default_rng(5)
+    weights = dict(plain.parameters())
+    if conventions.get("normalize_activations") == "covariance_whitening":
+        matrix = np.eye(D_IN) + rng.standard_normal((D_IN, D_IN)) / 4
+        weights |= {"whitening_mean": rng.standard_normal(D_IN), "whitening_matrix": matrix,
+                    "whitening_inverse": np.linalg.inv(matrix)}  # fmt: skip
+    return type(plain)(dataclasses.replace(plain.cfg, **conventions), **weights)
+
+
+@pytest.mark.parametrize("transcoder", [False, True])
+@pytest.mark.parametrize(("architecture", "conventions"), NORMALISED)
+def test_conventions_of_a_module_are_those_of_its_coder(architecture, conventions, transcoder):
+    """Features, reconstructions and their own statistics; and back."""
+    source = with_conventions(architecture, conventions, transcoder=transcoder)
+    module = source.to_module()
+    x = inputs((2, 7, D_IN)) * 3 + 0.5
+    x[0, 0] = 0
+    ours, theirs = module.encode(x), source.encode(x)
+    torch.testing.assert_close(ours.to_dense(), theirs.to_dense(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(module(x), source(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(module.decode(ours), source.decode(theirs), rtol=1e-5, atol=1e-5)
+    again = module.to_coder()
+    assert again.cfg == source.cfg and type(again) is type(source)
+    torch.testing.assert_close(again(x), source(x), rtol=0, atol=0)
+    state = copy.deepcopy(module.state_dict())
+    assert set(state) == set(source.parameters())
+    by_row = not transcoder and conventions.get("normalize_activations") in ("layer_norm", "constant_norm_rescale")
+    if by_row:
+        with pytest.raises(ArgumentError, match="statistics of their rows") as info:
+            module.decode(theirs.to_dense())
+        assert info.value.code == "normalization"
+
+
+@pytest.mark.parametrize(("architecture", "conventions"), NORMALISED)
+def test_gradcheck_with_conventions(architecture, conventions):
+    """Of the input, through the statistics of its row, and of the weights, through the norms of the decoder."""
+    module = CoderModule(with_conventions(architecture, conventions, transcoder=False), dtype=torch.float64)
+    x = (inputs((3, D_IN), seed=4).double() * 2).requires_grad_()
+    names = [name for name, _ in module.named_parameters() if name not in ("threshold", "b_gate")]
+
+    def run(x, *parameters):
+        return torch.func.functional_call(module, dict(zip(names, parameters, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *(dict(module.named_parameters())[name] for name in names)), atol=1e-4)
+
+
+def test_a_row_without_length_has_finite_gradients():
+    for kind in ("layer_norm", "constant_norm_rescale"):
+        module = with_conventions("topk", {"normalize_activations": kind}, transcoder=False).to_module()
+        x = torch.zeros(2, D_IN, requires_grad=True)
+        module(x).sum().backward()
+        assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize(("architecture", "conventions"), [c for c in NORMALISED if c[0] in FUSED])
+def test_conventions_in_a_compiled_graph(architecture, conventions):
+    module = with_conventions(architecture, conventions, transcoder=False).to_module()
+    x = inputs()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x), rtol=1e-5, atol=1e-5)

@@ -435,7 +435,7 @@ class Coder(Encoder):
             device: Where they are; by default the CPU.
 
         Raises:
-            ArgumentError: a coder that no module does (normalised input, decoder-norm rescaling, matching pursuit).
+            ArgumentError: matching pursuit, which no module does.
         """
         from iam.vector.clt._module import to_module
 

@@ -33,6 +33,8 @@ _CHUNK = 8192
 """Entries whose rows are held at once in the gradient of values."""
 
 _FUSED = ("jumprelu", "standard", "topk")
+_WHITENING = ("whitening_mean", "whitening_matrix", "whitening_inverse")
+_LAYER_NORM_EPSILON = 1e-5
 
 
 def _in_kernel(*tensors: Tensor | None) -> bool:
@@ -339,9 +341,11 @@ class CoderModule(torch.nn.Module):
     ``encode`` of ReLU and JumpReLU has as many entries as there are active features: in a compiled graph it needs
     ``torch._dynamo.config.capture_dynamic_output_shape_ops``.
 
+    A normalisation of the input is part of the module: statistics of rows travel with the features and get gradients of their own;
+    those of whitening are buffers. With ``rescale_acts_by_decoder_norm`` gradients flow through the norms.
+
     Raises:
-        ArgumentError: a coder that reads several sites, matching pursuit (``architecture``), or one that normalises its input
-            (``normalization``; fold the scale into the weights first) or rescales by decoder norms.
+        ArgumentError: a coder that reads several sites, or matching pursuit (``architecture``).
 
     >>> import iam
     >>> cfg = iam.SAEConfig(architecture="topk", d_in=2, d_sae=3, k=1)
@@ -362,6 +366,9 @@ class CoderModule(torch.nn.Module):
     b_gate: torch.nn.Parameter
     b_mag: torch.nn.Parameter
     r_mag: torch.nn.Parameter
+    whitening_mean: Tensor
+    whitening_matrix: Tensor
+    whitening_inverse: Tensor
 
     def __init__(self, coder: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> None:
         super().__init__()
@@ -373,13 +380,8 @@ class CoderModule(torch.nn.Module):
             )
         if cfg.architecture == "matching_pursuit":
             raise ArgumentError(f"{what}: architecture matching_pursuit has no module", code="architecture")
-        if cfg.normalize_activations != "none" or getattr(cfg, "rescale_acts_by_decoder_norm", False):
-            raise ArgumentError(
-                f"{what}: expected a coder without normalisation of its input and without rescaling by decoder norms, got "
-                f"normalize_activations {cfg.normalize_activations!r}; fold it into the weights first",
-                code="normalization",
-            )
         self.cfg = cfg
+        self._undoes = bool(getattr(coder, "_carries_statistics", True))
         self._kind = type(coder)
         weights = _weights_of(coder)
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "b_gate", "b_mag", "r_mag"):
@@ -388,6 +390,10 @@ class CoderModule(torch.nn.Module):
                 self.register_parameter(name, torch.nn.Parameter(value.contiguous()))
             elif name in ("threshold", "W_skip"):
                 self.register_parameter(name, None)
+        for name in _WHITENING:
+            if name in weights:
+                value = torch.tensor(weights[name]).to(dtype=dtype or torch.float32, device=device)
+                self.register_buffer(name, value)
 
     @property
     def d_in(self) -> int:
@@ -437,6 +443,53 @@ class CoderModule(torch.nn.Module):
             raise ShapeError(f"CoderModule.{what}: expected [..., {width}], got {tuple(x.shape)}", code="width")
         return x.to(self.dtype).reshape(-1, width)
 
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """``x [rows, d_in]`` as the weights expect it, and what a reconstruction of each row is scaled and shifted by."""
+        cfg = self.cfg
+        kind = cfg.normalize_activations
+        if kind == "none":
+            return x, None, None
+        if not torch.compiler.is_compiling():
+            _torch.check_finite(x, op="CoderModule.encode", name="x")
+        if kind == "expected_average_only_in":
+            return x * cfg.norm_scale, None, None
+        if kind == "covariance_whitening":
+            return (x - self.whitening_mean) @ self.whitening_matrix, None, None
+        shift = x.mean(-1, keepdim=True) if kind == "layer_norm" else None
+        centred = x if shift is None else x - shift
+        # vector_norm has gradient 0 where the row is 0, a square root would have none
+        length = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+        if kind == "layer_norm":
+            scale = length / (cfg.d_in - 1) ** 0.5
+            return centred / (scale + _LAYER_NORM_EPSILON), scale, shift
+        scale = length / cfg.d_in**0.5
+        return centred / (scale + (scale == 0)), scale, None
+
+    def _undo(self, y: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """A reconstruction ``[rows, d_out]`` in the units of the activations."""
+        kind = self.cfg.normalize_activations
+        if not self._undoes or kind == "none":
+            return y
+        if kind == "expected_average_only_in":
+            return y / self.cfg.norm_scale
+        if kind == "covariance_whitening":
+            return y @ self.whitening_inverse + self.whitening_mean
+        y = y if scale is None else y * scale
+        return y if shift is None else y + shift
+
+    def _norms(self) -> Tensor | None:
+        """What features are multiplied by and divided by again: norms of decoder rows, 1 where they are 0; None for nothing."""
+        if not self.cfg.rescale_acts_by_decoder_norm:
+            return None
+        return torch.linalg.vector_norm(self.W_dec, dim=1)
+
+    def _scaled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``W_enc``, ``b_enc`` and ``W_dec`` as ops take them."""
+        norms = self._norms()
+        if norms is None:
+            return self.W_enc, self.b_enc, self.W_dec
+        return self.W_enc * norms, self.b_enc * norms, self.W_dec / (norms + (norms == 0))[:, None]
+
     def encode(self, x: Tensor) -> SparseFeatures:
         """Features ``[..., d_sae]`` of ``x [..., d_in]``; their values record gradients.
 
@@ -444,23 +497,31 @@ class CoderModule(torch.nn.Module):
             ShapeError: another width (``width``).
             NonFiniteError: NaN or infinity in ``x``.
         """
-        cfg, flat = self.cfg, self._flat(x, self.d_in, "encode")
+        cfg = self.cfg
+        flat, scale, shift = self._normalise(self._flat(x, self.d_in, "encode"))
         if cfg.architecture in _FUSED:
+            W_enc, b_enc, _ = self._scaled()
             if cfg.k is not None:
-                values, indices = encode_topk(flat, self.W_enc, self.b_enc, self._shift(), cfg.k)
+                values, indices = encode_topk(flat, W_enc, b_enc, self._shift(), cfg.k)
                 offsets = None
             else:
-                values, indices, offsets = encode_threshold(flat, self.W_enc, self.b_enc, self._shift(), self.threshold)
+                values, indices, offsets = encode_threshold(flat, W_enc, b_enc, self._shift(), self.threshold)
         else:
             values, indices, offsets = self._encode_in_torch(flat)
-        return SparseFeatures(values, indices, offsets, self.d_sae, tuple(x.shape[:-1]), validate=False)
+        if not self._undoes:
+            scale = shift = None
+        prefix = tuple(x.shape[:-1])
+        return SparseFeatures(
+            values, indices, offsets, self.d_sae, prefix, validate=False, row_scale=scale, row_shift=shift
+        )
 
     def _encode_in_torch(self, flat: Tensor) -> Any:
         cfg = self.cfg
         if cfg.architecture == "gated":
             pre = _torch.encode(flat, self.W_enc, torch.zeros_like(self.b_gate), self._shift())
             return _torch.gate(pre + self.b_gate, pre * self.r_mag.exp() + self.b_mag)
-        pre = _torch.encode(flat, self.W_enc, self.b_enc, self._shift())
+        W_enc, b_enc, _ = self._scaled()
+        pre = _torch.encode(flat, W_enc, b_enc, self._shift())
         return (_torch.abstopk if cfg.architecture == "abstopk" else _torch.groupmax)(pre, cfg.k)
 
     def decode(self, f: SparseFeatures | Tensor) -> Tensor:
@@ -468,14 +529,21 @@ class CoderModule(torch.nn.Module):
 
         Raises:
             ShapeError: not ``d_sae`` features (``width``).
+            ArgumentError: the coder undoes a normalisation whose statistics the features do not carry, as dense ones cannot, or
+                they carry those of another coder (``normalization``).
         """
-        if isinstance(f, Tensor):
-            return (
-                self._flat(f, self.d_sae, "decode")
-                .matmul(self.W_dec)
-                .add(self.b_dec)
-                .reshape(*f.shape[:-1], self.d_out)
+        by_row = self._undoes and self.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm")
+        carried = not isinstance(f, Tensor) and f.row_scale is not None
+        if by_row != carried:
+            raise ArgumentError(
+                f"CoderModule.decode: normalize_activations {self.cfg.normalize_activations} needs features with"
+                f"{'' if by_row else 'out'} statistics of their rows, got some with{'' if carried else 'out'}",
+                code="normalization",
             )
+        W_dec = self._scaled()[2] if self.cfg.rescale_acts_by_decoder_norm else self.W_dec
+        if isinstance(f, Tensor):
+            y = self._flat(f, self.d_sae, "decode").matmul(W_dec).add(self.b_dec)
+            return self._undo(y, None, None).reshape(*f.shape[:-1], self.d_out)
         if f.n_features != self.d_sae:
             raise ShapeError(
                 f"CoderModule.decode: expected features of shape [..., {self.d_sae}], got {f.shape}", code="width"
@@ -483,16 +551,17 @@ class CoderModule(torch.nn.Module):
         values, indices, offsets = f.to_torch().components
         if offsets is None:
             offsets = _k_offsets(values.shape[0], values.shape[1], values.device)
-        y = gather(values.to(self.dtype).reshape(-1), indices.reshape(-1), offsets, self.W_dec) + self.b_dec
-        return y.reshape(*f.prefix, self.d_out)
+        y = gather(values.to(self.dtype).reshape(-1), indices.reshape(-1), offsets, W_dec) + self.b_dec
+        scale, shift = (None if n is None else n.reshape(-1, 1) for n in (f.row_scale, f.row_shift))
+        return self._undo(y, scale, shift).reshape(*f.prefix, self.d_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """``decode(encode(x))``, with ``x·W_skipᵀ`` where there is a skip; in the dtype of ``x``."""
         if torch.compiler.is_compiling() and self.cfg.architecture in _FUSED:
-            flat = self._flat(x, self.d_in, "forward")
-            y = reconstruct(
-                flat, self.W_enc, self.b_enc, self._shift(), self.threshold, self.cfg.k, self.W_dec, self.b_dec
-            ).reshape(*x.shape[:-1], self.d_out)
+            flat, scale, shift = self._normalise(self._flat(x, self.d_in, "forward"))
+            W_enc, b_enc, W_dec = self._scaled()
+            y = reconstruct(flat, W_enc, b_enc, self._shift(), self.threshold, self.cfg.k, W_dec, self.b_dec)
+            y = self._undo(y, scale, shift).reshape(*x.shape[:-1], self.d_out)
         else:
             y = self.decode(self.encode(x))
         if self.W_skip is not None:
@@ -501,7 +570,8 @@ class CoderModule(torch.nn.Module):
 
     def to_coder(self) -> Any:
         """The coder with these weights, in float32: what saves, attaches and compiles."""
-        weights = {name: p.detach().float().cpu().numpy().copy() for name, p in self.named_parameters()}
+        named = [*self.named_parameters(), *self.named_buffers()]
+        weights = {name: p.detach().float().cpu().numpy().copy() for name, p in named}
         return self._kind(self.cfg, **weights)
 
 
