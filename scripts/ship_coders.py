@@ -2,7 +2,7 @@
 """Measure the coders that ``iam train`` made for SmolLM2 on text they never saw, and put them where IAM ships them.
 
     python scripts/prepare_text.py --out build/demo-sae/text.jsonl
-    iam train configs/smollm2_sae.yaml configs/smollm2_transcoder.yaml configs/smollm2_clt.yaml
+    for each in sae transcoder clt; do iam train configs/smollm2_$each.yaml; done
     python scripts/ship_coders.py
 
 Each coder gets a folder of ``python/iam/data`` with its weights and a README: what it is, what was measured, how it was made. The
