@@ -61,7 +61,7 @@ def test_the_index_is_whole():
         except FormatError:
             unread += 1
             continue
-        assert found.format in FORMATS and "/" in found.repo and not found.path.startswith("/")
+        assert found.format in FORMATS and ("/" in found.repo or release == "iam") and not found.path.startswith("/")
         formats.add(found.format)
     assert unread == 2
     assert formats >= {
@@ -153,3 +153,12 @@ def test_the_scale_that_only_the_release_knows(cache):
     with pytest.raises(FormatError, match="fold"):
         iam.formats.load(folder)
     assert SafetensorsFile(folder / "sae_weights.safetensors").tensors
+
+
+def test_what_is_in_the_package_needs_no_hub(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "smollm2-135m-resid_post-15" in releases()["iam"]
+    sae = iam.SAE.from_pretrained("iam", "smollm2-135m-resid_post-15")
+    assert (sae.d_in, sae.d_sae, sae.cfg.k) == (576, 4608, 32)
+    with pytest.raises(ArgumentError, match='did you mean "smollm2-135m-resid_post-15"'):
+        iam.SAE.from_pretrained("iam", "smollm2-135m-resid_post-14")

@@ -6,7 +6,7 @@ import functools
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ from iam.formats._raw import RawCoder
 
 __all__ = ["Release", "from_pretrained", "releases", "resolve"]
 
-_INDEX = Path(__file__).resolve().parents[1] / "data" / "releases.json.gz"
+_DATA = Path(__file__).resolve().parents[1] / "data"
+_INDEX = _DATA / "releases.json.gz"
+_SHIPPED = "iam"
+"""The release of the coders in the package."""
 
 # What is fetched of each format, relative to the path in the repository; "?" marks what may be absent.
 _FILES = {
@@ -72,8 +75,24 @@ def _index() -> dict[str, Any]:
 
 
 def releases() -> dict[str, list[str]]:
-    """Every release in the index and its sae_ids; nothing is fetched."""
-    return {name: list(item["coders"]) for name, item in _index().items()}
+    """Every release in the index and its sae_ids; nothing is fetched. Release ``iam`` is in the package."""
+    return {_SHIPPED: _shipped()} | {name: list(item["coders"]) for name, item in _index().items()}
+
+
+def _shipped() -> list[str]:
+    return sorted(folder.name for folder in _DATA.iterdir() if (folder / "README.md").is_file())
+
+
+def _check_id(release: str, sae_id: str | None, there: Collection[str]) -> str:
+    if sae_id is not None and sae_id in there:
+        return sae_id
+    near = nearest(str(sae_id), there) if sae_id else None
+    some = ", ".join(list(there)[:3])
+    raise ArgumentError(
+        f'from_pretrained: release "{release}" has no sae_id {sae_id!r}'
+        + (f'; did you mean "{near}"?' if near else "")
+        + f" It has {len(there)}: {some}{'...' if len(there) > 3 else ''}"
+    )
 
 
 def resolve(release: str, sae_id: str | None = None) -> Release:
@@ -87,6 +106,9 @@ def resolve(release: str, sae_id: str | None = None) -> Release:
         ArgumentError: no such release or sae_id; the nearest are named.
         FormatError: a release whose format IAM does not read (``format``).
     """
+    if release == _SHIPPED:
+        folder = _check_id(release, sae_id, _shipped())
+        return Release(repo=_SHIPPED, path=folder, format=detect(_DATA / folder).format)
     index = _index()
     if release not in index:
         if "/" in release:
@@ -98,14 +120,7 @@ def resolve(release: str, sae_id: str | None = None) -> Release:
             + " Give a name of iam.formats.releases(), or a hub repository owner/name"
         )
     item = index[release]
-    if sae_id not in item["coders"]:
-        near = nearest(str(sae_id), item["coders"]) if sae_id else None
-        some = ", ".join(list(item["coders"])[:3])
-        raise ArgumentError(
-            f'from_pretrained: release "{release}" has no sae_id {sae_id!r}'
-            + (f'; did you mean "{near}"?' if near else "")
-            + f" It has {len(item['coders'])}: {some}..."
-        )
+    sae_id = _check_id(release, sae_id, item["coders"])
     if item["format"] is None:
         raise FormatError(
             f"from_pretrained: {release} is not read: {_UNREAD.get(item['loader'], item['loader'])}. Read are "
@@ -134,7 +149,8 @@ def from_pretrained(
     """A coder from the hub, or from its cache.
 
     Args:
-        release: A name that SAELens users know (:func:`iam.formats.releases`), or a hub repository ``owner/name``.
+        release: A name that SAELens users know (:func:`iam.formats.releases`), a hub repository ``owner/name``, or ``iam`` for the
+            coders in the package.
         sae_id: The coder in the release; the folder or file in a repository.
         format: What the repository's files are, where it cannot be found out.
         kind: ``sae`` or ``transcoder``, for Gemma Scope files of a repository whose name does not say it.
@@ -154,6 +170,8 @@ def from_pretrained(
         MissingDependencyError: huggingface_hub is not installed.
     """
     found = resolve(release, sae_id)
+    if found.repo == _SHIPPED:
+        return build(load_raw(_DATA / found.path))
     format = format or found.format
     fetch = _Fetch(found.repo, revision, force_download, local_files_only)
     listed = None
