@@ -278,6 +278,24 @@ def test_attributes_of_self_are_watched(x):
     check(5)
 
 
+def test_side_effects_are_told(x):
+    class Counter:
+        calls = 0
+
+        @iam.jit
+        def run(self, x):
+            self.calls = self.calls + 1
+            return x * float(self.calls)
+
+    counter = Counter()
+    counter.calls = 0
+    close(counter.run(x), x)
+    close(counter.run(x), x * 2.0)
+    with pytest.warns(RuntimeWarning, match=r"recorded anew for 3 calls, because calls changed while it was recorded"):
+        close(counter.run(x), x * 3.0)
+    close(counter.run(x), x * 4.0)
+
+
 def test_objects_of_a_closure_and_functions_as_arguments(x):
     settings, weight = types.SimpleNamespace(scale=2.0), 3.0
 
@@ -591,6 +609,30 @@ def test_explain_names_the_lines(sae, x):
     assert program.stats()["recordings"] == program.stats()["compilations"] == 0
 
 
+def test_explain_passes_on_what_passes_say():
+    from iam.compiler import _explain
+
+    class Location:
+        filename, start_line = "study.py", 7
+
+        def is_a_file(self):
+            return True
+
+        def is_a_name(self):
+            return False
+
+        is_a_fused = is_a_callsite = is_a_name
+
+    def diagnostic(severity):
+        return types.SimpleNamespace(severity=f"DiagnosticSeverity.{severity}", location=Location(), message="a gain")
+
+    listening = _explain._Listening()
+    assert [listening(diagnostic(severity)) for severity in ("REMARK", "WARNING", "ERROR", "NOTE")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert listening.found == ["study.py:7: remark: a gain", "study.py:7: warning: a gain"]
+
+
 def test_explain_of_other_ops(x):
     W = np.ones((D, D), np.float32)
     v = np.ones(D, np.float32)
@@ -696,6 +738,40 @@ def test_functions_that_share_a_program_race(rng):
     for i in range(8):
         close(results[i], sae(x) - x)
     assert sum(program.stats()["compilations"] for program in programs) == 1
+
+
+def test_looking_while_others_call(rng):
+    """Calls, texts of every stage, explanations and counters at once, from the first call on."""
+    sae = make_sae(seed=16)
+    program = iam.jit(lambda x, s: x + sae.decode(sae.encode(x).set([3], s)) - sae.decode(sae.encode(x)))
+    inputs = [rng.normal(size=(n, D)).astype(np.float32) for n in (1, 4, 9)]
+    expected = [program.function(x, 2.0) for x in inputs]
+    errors, barrier = [], threading.Barrier(6)
+
+    def work(i):
+        try:
+            barrier.wait()
+            for step in range(15):
+                x = inputs[(i + step) % 3]
+                if i < 3:
+                    close(program(x, 2.0), expected[(i + step) % 3], 1e-4)
+                elif i == 3:
+                    assert "llvm.func" in program.lower(x, 2.0).mlir("llvm")
+                elif i == 4:
+                    assert "iam.clt.delta" in program.explain(x, 2.0).after.mlir
+                else:
+                    assert program.lower(x, 2.0).mlir("fused").count("iam.clt.decode") == 1
+                    assert program.stats()["compilations"] <= 1
+        except Exception as error:  # noqa: BLE001 - reported by the main thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+    assert program.stats()["compilations"] == 1
 
 
 def test_names_that_change_while_others_call(x):

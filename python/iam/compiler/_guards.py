@@ -125,11 +125,8 @@ class Guards:
 
     def _collect(self, function: types.FunctionType) -> Iterator[Any]:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                value = cell.cell_contents
-            except ValueError:  # not bound yet
-                value = _MISSING
-            else:
+            value = _content(cell)
+            if value is not _MISSING:
                 yield from self._note(name, value)
             self._cells.append((cell, value))
         scope = function.__globals__
@@ -155,10 +152,7 @@ class Guards:
     def hold(self) -> bool:
         """Whether every name still means what it meant."""
         for cell, expected in self._cells:
-            try:
-                value = cell.cell_contents
-            except ValueError:
-                value = _MISSING
+            value = _content(cell)
             if value is not expected and not _same(value, expected):
                 return False
         for scope, name, expected in self._globals:
@@ -166,6 +160,26 @@ class Guards:
             if value is not expected and not _same(value, expected):
                 return False
         return all(_snapshot(value) == snapshot for value, snapshot in self._mutable)
+
+    def changed(self) -> list[str]:
+        """The names that mean something else now, for a message."""
+        found = [
+            self.names.get(id(expected), "a name of the closure")
+            for cell, expected in self._cells
+            if not _same(_content(cell), expected)
+        ]
+        found += [name for scope, name, expected in self._globals if not _same(scope.get(name, _MISSING), expected)]
+        found += [
+            self.names.get(id(value), "a list") for value, snapshot in self._mutable if _snapshot(value) != snapshot
+        ]
+        return list(dict.fromkeys(found))
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not bound
+        return _MISSING
 
 
 def _global_names(code: types.CodeType) -> set[str]:

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import math
 import pickle
 import re
 import sys
 import threading
 import time
 import types
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -22,19 +22,16 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import numpy as np
 
 from iam.compiler import _engine, _pytree
-from iam.compiler._builder import build_module
-from iam.compiler._donate import check_memory, pair
-from iam.compiler._engine import FeaturesSlot, Native, NumberSlot, Slot, Stage, TensorSlot
+from iam.compiler._donate import pair
+from iam.compiler._engine import Stage
 from iam.compiler._explain import Explanation, explain
 from iam.compiler._guards import Guards
 from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, Static, TracedArgumentError, kind_of
 from iam.compiler._recorded import Recorded
+from iam.compiler._recording import Constant, Record, Specialization, rows_of
 from iam.compiler._trace import (
     FeaturesType,
     FromArgument,
-    FromArray,
-    FromCoder,
-    Input,
     Rows,
     ScalarType,
     TensorType,
@@ -45,11 +42,10 @@ from iam.compiler._trace import (
     Value,
     describe,
 )
-from iam.core.arrays import as_float32, check_float, from_numpy, shape_of
+from iam.core.arrays import shape_of
 from iam.core.config import suggestion
-from iam.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
-from iam.core.features import SparseFeatures
-from iam.core.lazy import is_torch, torch_if_loaded
+from iam.core.errors import ArgumentError, DtypeError, TraceError
+from iam.core.lazy import is_torch
 from iam.core.sites import Site
 
 __all__ = ["JitFunction", "Lowered", "jit"]
@@ -60,106 +56,11 @@ R = TypeVar("R")
 _MAX_KEYS = 64
 """Kinds of calls for which one function keeps recordings; the least recently recorded goes first."""
 
+_WARN_AFTER = 3
+"""Recordings that could not be kept before the user is told."""
+
 _MAX_PER_KEY = 4
 """Recordings kept for one kind of call: what the function refers to may alternate."""
-
-
-# Fetching: how each argument of the machine code is found at a call.
-
-_Fetch = Callable[[list[Any], list[Any]], None]
-
-
-def _to_kernel(leaf: Any, what: str) -> Any:
-    """An array argument as float32 NumPy; shares memory when it already is."""
-    if is_torch(leaf):
-        if leaf.device.type != "cpu":
-            raise ArgumentError(
-                f"{what} is on {leaf.device}; compiled programs run on the CPU and copy nothing behind your back. Move it "
-                "with .cpu(), or call the uncompiled function (.function), which runs on the tensor's device",
-                code="device",
-            )
-        if leaf.requires_grad and torch_if_loaded().is_grad_enabled():
-            raise ArgumentError(
-                f"{what} records gradients, which compiled programs do not; call it under torch.no_grad() or with "
-                ".detach(), or call the uncompiled function (.function), which is differentiable"
-            )
-    check_float(leaf, op=what, name="it")
-    return as_float32(leaf)
-
-
-_FLOAT32 = np.dtype(np.float32)
-
-
-def _fetch_rows(leaf: int, width: int, what: str) -> _Fetch:
-    def fetch(leaves: list[Any], out: list[Any]) -> None:
-        x = array = leaves[leaf]
-        if type(x) is not np.ndarray:
-            try:
-                array = x.numpy()  # refuses other devices, recorded gradients, sparse layouts
-            except (AttributeError, RuntimeError, TypeError):
-                array = _to_kernel(x, what)
-        if array.dtype is not _FLOAT32:
-            array = _to_kernel(x, what)
-        if array.ndim != 2:
-            array = array.reshape(math.prod(array.shape[:-1]), width)
-        out.append(array)
-
-    return fetch
-
-
-def _fetch_vector(leaf: int, what: str) -> _Fetch:
-    def fetch(leaves: list[Any], out: list[Any]) -> None:
-        out.append(_to_kernel(leaves[leaf], what))
-
-    return fetch
-
-
-def _fetch_number(leaf: int) -> _Fetch:
-    def fetch(leaves: list[Any], out: list[Any]) -> None:
-        out.append(float(leaves[leaf]))
-
-    return fetch
-
-
-def _fetch_features(leaf: int, what: str) -> _Fetch:
-    def fetch(leaves: list[Any], out: list[Any]) -> None:
-        values, *others = leaves[leaf].components
-        out.append(_to_kernel(values, what))
-        out.extend(c.numpy() if is_torch(c) else c for c in others if c is not None)
-
-    return fetch
-
-
-def _fetch_bound(array: Any) -> _Fetch:
-    def fetch(leaves: list[Any], out: list[Any]) -> None:
-        out.append(array)
-
-    return fetch
-
-
-def _fetch_array(array: Any, shape: tuple[int, ...], what: str) -> _Fetch:
-    """An array the function refers to. Only one of another type than float32 is converted, at every call."""
-    ready = array.detach().numpy() if is_torch(array) and array.dtype == torch_if_loaded().float32 else array
-
-    def fetch(leaves: list[Any], out: list[Any]) -> None:
-        found = ready if isinstance(ready, np.ndarray) and ready.dtype == np.float32 else np.asarray(_any_float(ready))
-        out.append(found.reshape(shape))
-
-    return fetch
-
-
-def _any_float(array: Any) -> Any:
-    return array.detach().float().numpy() if is_torch(array) else array.astype(np.float32)
-
-
-# Recordings.
-
-
-class _Constant:
-    """A result that is the same at every call."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,232 +76,6 @@ class _Options:
 
     def rows_are_static(self, parameter: str) -> bool:
         return parameter in self.static_rows if isinstance(self.static_rows, tuple) else self.static_rows
-
-
-class _Record:
-    """A dataclass among the results."""
-
-    def __init__(self, kind: type, extra: dict[str, Any], names: list[str], items: list[Any]) -> None:
-        self.kind, self.extra, self.names, self.items = kind, extra, names, items
-
-
-class _Specialization:
-    """One recording of a function: its program, how its arguments are found, and, once compiled, its machine code."""
-
-    def __init__(
-        self,
-        program: Recorded,
-        trace: Trace,
-        tree: Any,
-        guards: Guards,
-        leaf_names: list[str],
-        coders: dict[int, Any],
-    ) -> None:
-        """``coders``: a weak reference to each leaf that is a coder."""
-        self.name = program.name
-        self.guards = guards
-        self.native: Native | None = None
-        self.program = program
-        self._tree = tree
-        self._coders = coders
-        self._what = f"iam.jit({self.name})"
-        self.inputs = [_slot(value.type) for value in program.inputs]
-        self.results = [_slot(value.type) for value in program.results]
-        self._fetches = [self._fetch(value, leaf_names) for value in program.inputs]
-        self._weights = trace.coder_weights()
-        self._widths = [slot.n_features if isinstance(slot, FeaturesSlot) else None for slot in self.results]
-        # Which leaf gives the leading dimensions of each result, and which leaves must agree.
-        groups: dict[Rows, list[int]] = {}
-        for value in program.inputs:
-            rows = None if isinstance(value.type, ScalarType) else value.type.rows
-            if rows is not None and isinstance(value.source, FromArgument):
-                groups.setdefault(rows.root(), []).append(value.source.leaf)
-        self._agree = [(leaves, [leaf_names[i] for i in leaves]) for leaves in groups.values() if len(leaves) > 1]
-        self._prefix_leaf: list[int | None] = []
-        for result in program.results:
-            rows = None if isinstance(result.type, ScalarType) else result.type.rows
-            self._prefix_leaf.append(None if rows is None else groups[rows.root()][0])
-        self._like_leaves = [
-            value.source.leaf
-            for value in program.inputs
-            if isinstance(value.source, FromArgument) and not isinstance(value.type, ScalarType)
-        ]
-        # Results that are written into an argument -> its leaf; and where that is among the components.
-        self._written: dict[int, int] = {}
-        self._donated: list[tuple[int, int, str]] = []
-        starts = np.cumsum([0, *(_components_of(slot) for slot in self.inputs)])
-        for i, number in program.donated.items():
-            source = program.inputs[i].source
-            assert isinstance(source, FromArgument)
-            self._written[number] = source.leaf
-            self._donated.append((source.leaf, int(starts[i]), f"{self._what}: argument {leaf_names[source.leaf]}"))
-        self._text: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The program in the ``iam`` dialect, with locations."""
-        if self._text is None:
-            with _engine.LOCK, _engine.context():
-                self._text = _engine.print_module(self._module()[0], locations=True)
-        return self._text
-
-    def _module(self) -> tuple[Any, Any]:
-        """The module and its function, verified. Needs the engine's lock and context."""
-        module, function = build_module(self.program)
-        try:
-            module.operation.verify()
-        except _engine.ir().MLIRError as error:
-            raise _engine.compile_error(error, f"{self._what}: the recorded program is not valid") from None
-        return module, function
-
-    def _fetch(self, value: Input, names: list[str]) -> _Fetch:
-        source = value.source
-        if isinstance(source, FromCoder):
-            what = f"{self._what}: {value.name}"
-            return _fetch_bound(np.ascontiguousarray(_to_kernel(source.array, what)))
-        if isinstance(source, FromArray):
-            assert isinstance(value.type, TensorType)
-            return _fetch_array(source.array, value.type.dims, self._what)
-        what = f"{self._what}: argument {names[source.leaf]}"
-        if isinstance(value.type, ScalarType):
-            return _fetch_number(source.leaf)
-        if isinstance(value.type, FeaturesType):
-            return _fetch_features(source.leaf, what)
-        if value.type.rows is None:
-            return _fetch_vector(source.leaf, what)
-        return _fetch_rows(source.leaf, value.type.width, what)
-
-    def holds(self, leaves: list[Any]) -> bool:
-        """Whether this recording is right for a call with its key."""
-        for leaf, coder in self._coders.items():
-            if coder() is not leaves[leaf]:  # another object at the address of one that is gone
-                return False
-        for leaf_or_coder, attribute, array in self._weights:
-            coder = leaves[leaf_or_coder] if type(leaf_or_coder) is int else leaf_or_coder
-            if getattr(coder, attribute) is not array:  # folded, moved, replaced
-                return False
-        return self.guards.hold()
-
-    def compile(self, opt_level: int) -> Native | None:
-        """Make the machine code, unless an equal program already has it; what was made, or read from the disk."""
-        with _engine.LOCK:
-            if self.native is not None:
-                return None
-            self.native, is_new = _engine.find_or_build(
-                self.program.fingerprint(),
-                self._entry,
-                self.inputs,
-                [slot for i, slot in enumerate(self.results) if i not in self._written],
-                opt_level=opt_level,
-                donates=bool(self._written),
-            )
-            return self.native if is_new else None
-
-    def _entry(self) -> Any:
-        module, function = self._module()
-        _engine.prepare_entry(function)
-        return module
-
-    def run(self, leaves: list[Any]) -> Any:
-        components: list[Any] = []
-        for fetch in self._fetches:
-            fetch(leaves, components)
-        for group, names in self._agree:
-            first = _prefix(leaves[group[0]])
-            for i, name in zip(group[1:], names[1:], strict=True):
-                if _prefix(leaves[i]) != first:
-                    raise ShapeError(
-                        f"{self._what}: expected arguments {names[0]} and {name} of the same leading dimensions, got "
-                        f"{first} and {_prefix(leaves[i])}"
-                    )
-        for leaf_number, component, what in self._donated:
-            check_memory(leaves[leaf_number], components, component, what)
-        assert self.native is not None
-        found = self.native.program(*components)
-        wrap = self._container(leaves)
-        wrapped: list[Any] = []
-        at = 0
-        for i, (n_features, leaf, slot) in enumerate(zip(self._widths, self._prefix_leaf, self.results, strict=True)):
-            if i in self._written:
-                wrapped.append(leaves[self._written[i]])
-                continue
-            if n_features is not None:
-                assert leaf is not None
-                assert isinstance(slot, FeaturesSlot)
-                values, indices = wrap(found[at]), wrap(found[at + 1])
-                offsets = wrap(found[at + 2]) if slot.k is None else None
-                prefix = _prefix(leaves[leaf])
-                wrapped.append(SparseFeatures(values, indices, offsets, n_features, prefix, validate=False))
-                at += 2 if slot.k is not None else 3
-                continue
-            array = found[at]
-            at += 1
-            if leaf is not None and len(prefix := _prefix(leaves[leaf])) != 1:
-                array = array.reshape(*prefix, array.shape[-1])
-            wrapped.append(wrap(array))
-        return _fill(self._tree, wrapped)
-
-    def _container(self, leaves: list[Any]) -> Callable[[Any], Any]:
-        """What makes a result of an array: torch if an argument is a tensor, in the float type of that argument."""
-        like = None
-        for i in self._like_leaves:
-            leaf = leaves[i]
-            if type(leaf) is SparseFeatures:
-                leaf = leaf.components[0]
-            if type(leaf) is not np.ndarray and is_torch(leaf):
-                like = leaf
-                break
-            if like is None:
-                like = leaf
-        if type(like) is np.ndarray:
-            return _as_it_is if like.dtype is _FLOAT32 else lambda result: from_numpy(result, like)
-        torch = torch_if_loaded()
-        if torch is not None and like is not None and like.dtype is torch.float32:
-            made: Callable[[Any], Any] = torch.from_numpy
-            return made
-        return lambda result: from_numpy(result, like)
-
-
-def _as_it_is(result: Any) -> Any:
-    return result
-
-
-def _prefix(leaf: Any) -> tuple[int, ...]:
-    return tuple(leaf.shape[:-1])
-
-
-def _fill(tree: Any, values: list[Any]) -> Any:
-    if type(tree) is int:
-        return values[tree]
-    if isinstance(tree, _Constant):
-        return tree.value
-    if isinstance(tree, dict):
-        return {name: _fill(item, values) for name, item in tree.items()}
-    if isinstance(tree, _Record):
-        return _pytree.new_like(tree.kind, tree.extra, tree.names, [_fill(item, values) for item in tree.items])
-    kind, items = tree
-    filled = [_fill(item, values) for item in items]
-    return kind(*filled) if hasattr(kind, "_fields") else kind(filled)
-
-
-def _slot(type: Type) -> Slot:
-    if isinstance(type, ScalarType):
-        return NumberSlot("f32")
-    if isinstance(type, FeaturesType):
-        return FeaturesSlot(type.rows.size, type.n_features, type.k)
-    return TensorSlot("f32", (*([type.rows.size] if type.rows is not None else []), *type.dims))
-
-
-def _components_of(slot: Slot) -> int:
-    return 1 if not isinstance(slot, FeaturesSlot) else 3 if slot.k is None else 2
-
-
-def _rows_of(leaf: Any) -> int | None:
-    """The number of rows of an argument; None for one without."""
-    kind = kind_of(leaf)
-    if kind == FEATURES or (kind == ARRAY and leaf.ndim >= 1):
-        return math.prod(_prefix(leaf))
-    return None
 
 
 class _Forget:
@@ -419,7 +94,7 @@ class _Forget:
 class Lowered:
     """One recording of a function: what :meth:`JitFunction.lower` returns."""
 
-    def __init__(self, specialization: _Specialization) -> None:
+    def __init__(self, specialization: Specialization) -> None:
         self._specialization = specialization
 
     def mlir(self, stage: Stage = "iam") -> str:
@@ -447,8 +122,9 @@ class JitFunction(Generic[P, R]):
         # Calls of functions with such options are looked at argument by argument.
         self._is_plain = not self._options.static_argnames and not self._options.static_rows
         self._lock = threading.RLock()
-        self._cache: OrderedDict[Any, list[_Specialization]] = OrderedDict()
-        self._last: _Specialization | None = None
+        self._cache: OrderedDict[Any, list[Specialization]] = OrderedDict()
+        self._last: Specialization | None = None
+        self._for_one_call = 0
         self._counters = {"compilations": 0, "cache_hits": 0, "recordings": 0, "compile_ms": 0.0, "record_ms": 0.0}
 
     def __repr__(self) -> str:
@@ -515,7 +191,7 @@ class JitFunction(Generic[P, R]):
                 key.append(name)
             _pytree.flatten(arg, leaves, key)
             if self._options.rows_are_static(name):
-                key.append(tuple(_rows_of(leaf) for leaf in leaves[first:]))
+                key.append(tuple(rows_of(leaf) for leaf in leaves[first:]))
         return tuple(key)
 
     def _marked(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -527,13 +203,13 @@ class JitFunction(Generic[P, R]):
         marked = tuple(Static(arg) if name in static else arg for name, arg in zip(names, args, strict=True))
         return marked, {name: Static(arg) if name in static else arg for name, arg in kwargs.items()}
 
-    def _find(self, key: Any, leaves: list[Any]) -> _Specialization | None:
+    def _find(self, key: Any, leaves: list[Any]) -> Specialization | None:
         for found in self._cache.get(key, ()):
             if found.holds(leaves):
                 return found
         return None
 
-    def _prepare(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> _Specialization:
+    def _prepare(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> Specialization:
         with self._lock:
             found = self._find(key, leaves)
             if found is None:
@@ -541,8 +217,10 @@ class JitFunction(Generic[P, R]):
                 found = self._record(key, leaves, args, kwargs)
                 self._counters["recordings"] += 1
                 self._counters["record_ms"] += (time.perf_counter() - start) * 1e3
-                if found.holds(leaves):  # else a name was bound anew meanwhile: it is right for this call only
+                if found.holds(leaves):
                     self._keep(key, found)
+                else:  # a name was bound anew meanwhile: it is right for this call only
+                    self._not_kept(found)
             self._last = found
             made = found.compile(self._options.opt_level)
             if made is not None:
@@ -551,12 +229,24 @@ class JitFunction(Generic[P, R]):
                 self._counters["compile_ms"] += made.compile_ms
             return found
 
-    def _keep(self, key: Any, made: _Specialization) -> None:
+    def _not_kept(self, made: Specialization) -> None:
+        self._for_one_call += 1
+        if self._for_one_call == _WARN_AFTER:
+            changed = made.guards.changed()
+            warnings.warn(
+                f"iam.jit({self.name}): recorded anew for {_WARN_AFTER} calls, because "
+                f"{', '.join(changed) or 'weights of a coder'} changed while it was recorded. Do that outside of the function: "
+                "compiled calls have no side effects.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _keep(self, key: Any, made: Specialization) -> None:
         self._cache[key] = [made, *self._cache.pop(key, ())][:_MAX_PER_KEY]
         while len(self._cache) > _MAX_KEYS:
             self._cache.popitem(last=False)
 
-    def _record(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> _Specialization:
+    def _record(self, key: Any, leaves: list[Any], args: Any, kwargs: Any) -> Specialization:
         args, kwargs = self._marked(args, {name: kwargs[name] for name in sorted(kwargs)})
         leaf_names, parameters, sites = _pytree.leaves_of(self.function, args, kwargs)
         static = self._options.static_argnames
@@ -584,7 +274,7 @@ class JitFunction(Generic[P, R]):
                 trace.coders[id(leaf)] = leaf
                 trace.names[id(leaf)] = name
                 coders[i] = weakref.ref(leaf, forget)
-            rows = Rows(_rows_of(leaf) if self._options.rows_are_static(parameters[i]) else None)
+            rows = Rows(rows_of(leaf) if self._options.rows_are_static(parameters[i]) else None)
             type = self._type_of(leaf, kind, name, rows_given, rows)
             rows_given = rows_given or (kind == ARRAY and leaf.ndim == 1)
             stand_ins.append(leaf if type is None else trace.argument(i, type, name))
@@ -611,7 +301,7 @@ class JitFunction(Generic[P, R]):
         program = Recorded(
             self.name, tuple(trace.inputs), tuple(trace.nodes), tuple(results), pair(self.name, donated, results)
         )
-        return _Specialization(program, trace, tree, guards, leaf_names, coders)
+        return Specialization(program, trace, tree, guards, leaf_names, coders)
 
     def _place(self, trace: Trace, stand_in: Any, parameter: str, site: Site | None) -> None:
         """Note the site of an argument: from the key it came under, else from ``sites=``."""
@@ -664,9 +354,9 @@ class JitFunction(Generic[P, R]):
             return {name: self._results(trace, item, results) for name, item in returned.items()}
         if (names := _pytree.fields_of(returned)) is not None:
             items = [self._results(trace, getattr(returned, name), results) for name in names]
-            return _Record(type(returned), _pytree.others_of(returned, names), names, items)
+            return Record(type(returned), _pytree.others_of(returned, names), names, items)
         if returned is None or isinstance(returned, (bool, int, float, str)):
-            return _Constant(returned)
+            return Constant(returned)
         raise TraceError(
             f"iam.jit({self.name}): a result is {describe(returned)}; results are traced tensors and features, alone or "
             "in tuples, lists, dicts and dataclasses, and constants (None, numbers, str)"
@@ -696,7 +386,7 @@ class JitFunction(Generic[P, R]):
         except TracedArgumentError:
             raise TraceError(f"iam.jit({self.name}).explain: expected example arrays, got traced values") from None
         found = self._find(key, leaves) or self._record(key, leaves, args, kwargs)
-        return explain(found.text, found.program, leaves, _rows_of)
+        return explain(found.text, found.program, leaves, rows_of)
 
     def check_at(self, site: Site | str, width: int) -> None:
         """Record the function for activations ``[rows, width]`` of ``site``, its only argument, and run nothing.
