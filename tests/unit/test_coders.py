@@ -585,19 +585,67 @@ def test_matching_pursuit_names_what_it_cannot_take(changes, error, says, x):
         ops.matching_pursuit(x, **given)
 
 
-# What compiled programs refuse, and say so.
+# Normalisation in compiled programs.
 
 
-@pytest.mark.parametrize(
-    ("architecture", "changes", "says"),
-    [
-        ("topk", {"normalize_activations": "layer_norm"}, 'normalised with "layer_norm"'),
-    ],
-)
-def test_what_is_not_compiled_is_refused(architecture, changes, says, x):
-    sae = make(architecture, **changes)
-    with pytest.raises(TraceError, match=says):
-        iam.jit(lambda x: sae.decode(sae.encode(x)))(x)
+@pytest.mark.parametrize("subtract", [False, True])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiled_programs_normalise(architecture, normalization, subtract, x):
+    sae = make(architecture, normalize_activations=normalization, apply_b_dec_to_input=subtract)
+    x[4] = 0  # a row without direction or deviation
+    program = iam.jit(lambda x: (sae.encode(x), sae.decode(sae.encode(x).scale([0, 1], 1.0))))
+    for given in (x, x[:1], x[:0], x.reshape(3, 3, D)):
+        f, y = program(given)
+        eager = sae.encode(given)
+        assert np.allclose(f.to_dense(), eager.to_dense(), atol=1e-5)
+        assert np.allclose(y, sae(given), atol=1e-4) and y.shape == given.shape
+        for mine, other in ((f.row_scale, eager.row_scale), (f.row_shift, eager.row_shift)):
+            assert (mine is None) == (other is None)
+            assert mine is None or (mine.shape == other.shape and np.allclose(mine, other, rtol=1e-6, atol=1e-7))
+        assert np.allclose(sae.decode(f), sae(given), atol=1e-4)  # outside of the program
+    assert program.stats()["compilations"] <= 1
+
+
+@pytest.mark.parametrize("normalization", PER_ROW)
+def test_compiled_programs_normalise_tensors(normalization, x):
+    torch = pytest.importorskip("torch")
+    sae = make("topk", normalize_activations=normalization)
+    program = iam.jit(lambda x: {"f": sae.encode(x), "y": (sae(x),)})
+    found = program(torch.from_numpy(x).half())
+    assert found["f"].dtype == found["y"][0].dtype == torch.float16
+    assert found["f"].row_scale.dtype == torch.float32  # a norm may be out of the range of half
+    assert np.allclose(found["y"][0].float().numpy(), sae(x), atol=0.05)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_compiled_transcoders_undo_nothing(normalization, x):
+    coder = make("jumprelu", iam.Transcoder, normalize_activations=normalization, skip=True)
+    f, y = iam.jit(lambda x: (coder.encode(x), coder(x)))(x)
+    assert f.row_scale is None
+    assert np.allclose(y, coder(x), atol=1e-4)
+
+
+def test_compiled_statistics_stay_with_their_features(x):
+    sae = make("topk", normalize_activations="layer_norm")
+    plain, constant = make("topk"), make("topk", normalize_activations="constant_norm_rescale")
+    for function in (
+        lambda x: plain.decode(sae.encode(x)),
+        lambda x: sae.decode(plain.encode(x)),
+        lambda x: sae.decode(constant.encode(x)),
+        lambda x: sae.decode(sae.encode(x) - sae.encode(x)),
+    ):
+        with pytest.raises(ArgumentError, match=r"statistics of (their )?rows") as caught:
+            iam.jit(function)(x)
+        assert caught.value.code == "normalization"
+
+
+def test_compiled_normalisation_names_the_row_that_is_not_finite(x):
+    x[3, 2] = np.nan
+    for normalization in NORMALIZATIONS:
+        sae = make("topk", normalize_activations=normalization)
+        with pytest.raises(NonFiniteError, match="row 3"):
+            iam.jit(lambda x, sae=sae: sae(x))(x)
 
 
 def test_features_with_statistics_are_no_arguments_of_programs(x):

@@ -6,6 +6,7 @@ lines that made it: the innermost as its location, the calls that led there as c
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from iam.compiler._engine import ir
@@ -48,8 +49,10 @@ class _Builder:
         self.values: dict[Input | Node | Value, Any] = {}
         self._rows: dict[Value, Any] = {}
         self._types: dict[Any, Any] = {}
+        self._statistics: dict[tuple[Value, str], tuple[Any, Any]] = {}
         mlir = ir()
         self._f32 = mlir.F32Type.get()
+        self._f64 = mlir.F64Type.get()
         self._index = mlir.IndexType.get()
 
     def type(self, type: Type) -> Any:
@@ -187,6 +190,135 @@ class _Builder:
             return linalg.broadcast(found, outs=[target], dimensions=[0]).results[0]
         return found
 
+    # Normalisation by the statistics of a row: float64 in the loops, as eager coders compute.
+
+    def _generic(self, inputs: Sequence[tuple[Any, str]], out: Any, where: str, body: Callable[..., Any]) -> Any:
+        """``linalg.generic`` over rows and columns; ``where`` an operand is read or written: ``rc``, ``r`` or ``r0``."""
+        from iam.mlir.dialects import linalg
+
+        mlir = ir()
+        maps = {"rc": "(r, c) -> (r, c)", "r": "(r, c) -> (r)", "r0": "(r, c) -> (r, 0)"}
+        affine = [mlir.Attribute.parse(f"affine_map<{maps[name]}>") for name in (*(n for _, n in inputs), where)]
+        columns = "reduction" if where == "r" else "parallel"
+        iterators = [mlir.Attribute.parse(f"#linalg.iterator_type<{kind}>") for kind in ("parallel", columns)]
+        operands = [value for value, _ in inputs]
+        op = linalg.GenericOp([out.type], operands, [out], mlir.ArrayAttr.get(affine), mlir.ArrayAttr.get(iterators))
+        elements = [value.type.element_type for value in (*operands, out)]
+        block = op.regions[0].blocks.append(*elements)
+        with mlir.InsertionPoint(block):
+            linalg.YieldOp([body(*block.arguments)])
+        return op.results[0]
+
+    def _empty(self, x: Value, dims: Sequence[int], element: Any) -> Any:
+        from iam.mlir.dialects import tensor
+
+        assert isinstance(x.type, TensorType)
+        assert x.type.rows is not None
+        rows = self._row_count(x) if x.type.rows.size is None else x.type.rows.size
+        return tensor.EmptyOp([rows, *dims], element).result
+
+    def _double(self, number: float) -> Any:
+        from iam.mlir.dialects import arith
+
+        return arith.ConstantOp(self._f64, ir().FloatAttr.get(self._f64, number)).result
+
+    def _row_sums(self, x: Value, inputs: Sequence[tuple[Any, str]], term: Callable[..., Any]) -> Any:
+        """The sum of ``term`` over each row, ``[rows]`` float64."""
+        from iam.mlir.dialects import arith, linalg
+
+        zeros = linalg.fill(self._double(0.0), outs=[self._empty(x, (), self._f64)])
+        return self._generic(inputs, zeros, "r", lambda *values: arith.AddFOp(values[-1], term(*values[:-1])).result)
+
+    def _mean_and_scale(self, x: Value, kind: str) -> tuple[Any, Any]:
+        """The mean (None for ``constant_norm_rescale``) and what rows are divided by, ``[rows, 1]`` float64."""
+        from iam.mlir.dialects import arith, math
+
+        if (x, kind) in self._statistics:
+            return self._statistics[x, kind]
+        assert isinstance(x.type, TensorType)
+        width = x.type.width
+        given = (self.values[x], "rc")
+
+        def wide(value: Any) -> Any:
+            return arith.ExtFOp(self._f64, value).result
+
+        def each(sums: Any, function: Callable[[Any], Any]) -> Any:
+            """``function`` of each sum, ``[rows, 1]``."""
+            return self._generic([(sums, "r")], self._empty(x, (1,), self._f64), "rc", lambda v, _: function(v))
+
+        mean = None
+        if kind == "layer_norm":
+            total = self._row_sums(x, [given], wide)
+            mean = each(total, lambda v: arith.DivFOp(v, self._double(width)).result)
+
+            def square(value: Any, m: Any) -> Any:
+                centred = arith.SubFOp(wide(value), m).result
+                return arith.MulFOp(centred, centred).result
+
+            squares = self._row_sums(x, [given, (mean, "r0")], square)
+        else:
+            squares = self._row_sums(x, [given], lambda v: arith.MulFOp(wide(v), wide(v)).result)
+        count = width - 1 if kind == "layer_norm" else width
+        scale = each(squares, lambda v: math.SqrtOp(arith.DivFOp(v, self._double(count)).result).result)
+        self._statistics[x, kind] = mean, scale
+        return mean, scale
+
+    def _row_scale(self, node: Node) -> Any:
+        x = node.operands[0]
+        assert x is not None
+        return self._narrow(x, self._mean_and_scale(x, node.attributes["kind"])[1])
+
+    def _row_shift(self, node: Node) -> Any:
+        x = node.operands[0]
+        assert x is not None
+        return self._narrow(x, self._mean_and_scale(x, node.attributes["kind"])[0])
+
+    def _narrow(self, x: Value, column: Any) -> Any:
+        from iam.mlir.dialects import arith
+
+        out = self._empty(x, (1,), self._f32)
+        return self._generic([(column, "rc")], out, "rc", lambda v, _: arith.TruncFOp(self._f32, v).result)
+
+    def _normalised(self, node: Node) -> Any:
+        from iam.mlir.dialects import arith
+
+        x = node.operands[0]
+        assert x is not None
+        assert isinstance(node.type, TensorType)
+        mean, scale = self._mean_and_scale(x, node.attributes["kind"])
+
+        def layer_norm(value: Any, m: Any, s: Any, _: Any) -> Any:
+            centred = arith.SubFOp(arith.ExtFOp(self._f64, value).result, m).result
+            divisor = arith.AddFOp(s, self._double(_LAYER_NORM_EPSILON)).result
+            return arith.TruncFOp(self._f32, arith.DivFOp(centred, divisor).result).result
+
+        def constant_norm(value: Any, s: Any, _: Any) -> Any:
+            zero = arith.CmpFOp(arith.CmpFPredicate.OEQ, s, self._double(0.0)).result
+            divisor = arith.SelectOp(zero, self._double(1.0), s).result  # a row of zeros stays one
+            return arith.TruncFOp(self._f32, arith.DivFOp(arith.ExtFOp(self._f64, value).result, divisor).result).result
+
+        out = self._empty(x, node.type.dims, self._f32)
+        given = (self.values[x], "rc")
+        if mean is None:
+            return self._generic([given, (scale, "r0")], out, "rc", constant_norm)
+        return self._generic([given, (mean, "r0"), (scale, "r0")], out, "rc", layer_norm)
+
+    def _unnormalised(self, node: Node) -> Any:
+        from iam.mlir.dialects import arith
+
+        y = node.operands[0]
+        assert y is not None
+        assert isinstance(node.type, TensorType)
+        statistics = [(self.values[v], "r0") for v in node.operands[1:] if v is not None]
+
+        def body(value: Any, *others: Any) -> Any:
+            scaled = arith.MulFOp(value, others[0]).result
+            return scaled if len(statistics) == 1 else arith.AddFOp(scaled, others[1]).result
+
+        return self._generic(
+            [(self.values[y], "rc"), *statistics], self._empty(y, node.type.dims, self._f32), "rc", body
+        )
+
     # The dialect.
 
     def _iam(self, node: Node) -> Any:
@@ -223,3 +355,6 @@ def _in_place() -> dict[str, Any]:
 _SEGMENTED = {"iam.clt.edit", "iam.clt.delta"}
 _EDITS = ("set", "scale", "clamp", "ablate")
 _MODES = {"iam.clt.edit": _EDITS, "iam.clt.delta": _EDITS, "iam.policy.steer": ("add", "ablate", "clamp")}
+
+_LAYER_NORM_EPSILON = 1e-5
+"""Of :func:`iam.reference.clt.normalize`."""

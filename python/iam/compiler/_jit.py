@@ -28,7 +28,7 @@ from iam.compiler._explain import Explanation, explain
 from iam.compiler._guards import Guards
 from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, Static, TracedArgumentError, kind_of
 from iam.compiler._recorded import Recorded
-from iam.compiler._recording import Constant, Record, Specialization, rows_of
+from iam.compiler._recording import Constant, Record, Specialization, WithStatistics, rows_of
 from iam.compiler._trace import (
     FeaturesType,
     FromArgument,
@@ -345,9 +345,10 @@ class JitFunction(Generic[P, R]):
             )
         if isinstance(returned, Traced):
             value = trace.own(returned)
-            if value not in results:
-                results.append(value)
-            return results.index(value)
+            found = [value, *(v for v in trace.statistics(value) or () if v is not None)]
+            results.extend(v for v in found if v not in results)
+            first, *statistics = (results.index(v) for v in found)
+            return WithStatistics(first, *statistics) if statistics else first
         if isinstance(returned, (tuple, list)):
             return type(returned), [self._results(trace, item, results) for item in returned]
         if isinstance(returned, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from iam.core.errors import ArgumentError, ShapeError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, torch_if_loaded
 
-__all__ = ["Constant", "Record", "Specialization", "rows_of"]
+__all__ = ["Constant", "Record", "Specialization", "WithStatistics", "rows_of"]
 
 
 # Fetching: how each argument of the machine code is found at a call.
@@ -140,6 +140,37 @@ class Record:
         self.kind, self.extra, self.names, self.items = kind, extra, names, items
 
 
+class WithStatistics(NamedTuple):
+    """Features that carry statistics of their rows: which results they are."""
+
+    features: int
+    row_scale: int
+    row_shift: int | None = None
+
+    def of(self, found: list[Any]) -> SparseFeatures:
+        f: SparseFeatures = found[self.features]
+        scale, shift = (None if i is None else found[i] for i in (self.row_scale, self.row_shift))
+        if f.is_torch:
+            torch = torch_if_loaded()
+            scale, shift = (None if n is None else torch.from_numpy(n) for n in (scale, shift))
+        values, indices, offsets = f.components
+        kept = f.n_features, f.prefix
+        return SparseFeatures(values, indices, offsets, *kept, validate=False, row_scale=scale, row_shift=shift)
+
+
+def _statistics_in(tree: Any) -> set[int]:
+    """Which results are statistics of rows."""
+    if isinstance(tree, WithStatistics):
+        return {i for i in tree[1:] if i is not None}
+    if isinstance(tree, dict):
+        return set().union(*map(_statistics_in, tree.values()))
+    if isinstance(tree, Record):
+        return set().union(*map(_statistics_in, tree.items))
+    if isinstance(tree, tuple):
+        return set().union(*map(_statistics_in, tree[1]))
+    return set()
+
+
 class Specialization:
     """One recording of a function: its program, how its arguments are found, and, once compiled, its machine code."""
 
@@ -158,6 +189,7 @@ class Specialization:
         self.native: Native | None = None
         self.program = program
         self._tree = tree
+        self._float32 = _statistics_in(tree)  # results that stay NumPy float32
         self._coders = coders
         self._what = f"iam.jit({self.name})"
         self.inputs = [_slot(value.type) for value in program.inputs]
@@ -293,7 +325,7 @@ class Specialization:
             at += 1
             if leaf is not None and len(prefix := _prefix(leaves[leaf])) != 1:
                 array = array.reshape(*prefix, array.shape[-1])
-            wrapped.append(wrap(array))
+            wrapped.append(array if i in self._float32 else wrap(array))
         return _fill(self._tree, wrapped)
 
     def _container(self, leaves: list[Any]) -> Callable[[Any], Any]:
@@ -332,6 +364,8 @@ def _fill(tree: Any, values: list[Any]) -> Any:
         return tree.value
     if isinstance(tree, dict):
         return {name: _fill(item, values) for name, item in tree.items()}
+    if isinstance(tree, WithStatistics):
+        return tree.of(values)
     if isinstance(tree, Record):
         return _pytree.new_like(tree.kind, tree.extra, tree.names, [_fill(item, values) for item in tree.items])
     kind, items = tree

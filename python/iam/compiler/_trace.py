@@ -259,6 +259,7 @@ class Trace:
         self._by_source: dict[Any, Input] = {}
         self._active = True
         self._kept: list[Any] = []  # objects whose ids are keys above
+        self._statistics: dict[Value, tuple[Value, Value | None]] = {}  # of the rows of features
 
     def close(self) -> None:
         """Recording is over; stand-ins that escaped refuse further use."""
@@ -478,7 +479,6 @@ class Trace:
     def encode(self, coder: Any, x: Any) -> TracedFeatures:
         """``coder.encode(x)``."""
         cfg = coder.cfg
-        self._check_conventions(coder)
         if cfg.architecture not in _ARCHITECTURES:
             self.fail(
                 f'coders of architecture "{cfg.architecture}" cannot be compiled',
@@ -490,34 +490,81 @@ class Trace:
         d_in, n_features = (int(n) for n in coder.W_enc.shape)
         if type.width != d_in:
             self._shape_error(f"encode: expected x of shape [..., {d_in}] (d_in of the coder), got [..., {type.width}]")
+        z, statistics = self._normalise(coder, value, type)
+        f = self._activate(coder, z, TensorType(type.rows, (n_features,)))
+        if statistics is not None and coder._carries_statistics:
+            self._statistics[f._value] = statistics
+        return f
+
+    def _activate(self, coder: Any, z: Value, type: TensorType) -> TracedFeatures:
+        """The features of normalised activations; ``type`` of their pre-activations."""
+        cfg = coder.cfg
         subtract = self.weight(coder, "b_dec") if cfg.apply_b_dec_to_input else None
         if cfg.architecture == "matching_pursuit":
-            return self._pursue(value, self.weight(coder, "W_dec"), subtract, *coder._pursuit())
+            return self._pursue(z, self.weight(coder, "W_dec"), subtract, *coder._pursuit())
         # A gate and a magnitude of one encoder are a JumpReLU: Encoder.fused_threshold.
         fused = cfg.architecture == "gated" or getattr(cfg, "rescale_acts_by_decoder_norm", False)
         names = ("fused_W_enc", "fused_b_enc", "fused_threshold") if fused else ("W_enc", "b_enc", "threshold")
-        operands = (value, self.weight(coder, names[0]), self.weight(coder, names[1]), subtract)
-        pre = self.node("iam.clt.encode", operands, TensorType(type.rows, (n_features,)))
+        operands = (z, self.weight(coder, names[0]), self.weight(coder, names[1]), subtract)
+        pre = self.node("iam.clt.encode", operands, type)
         if cfg.architecture in ("topk", "abstopk", "groupmax"):
             return self._with_k(cfg.architecture, pre._value, cfg.k)
         if cfg.architecture in ("gated", "jumprelu"):
             return self._sparse("iam.clt.jumprelu", pre._value, self.weight(coder, names[2]))
         return self._sparse("iam.clt.relu", pre._value)
 
-    def _check_conventions(self, coder: Any) -> None:
-        """Refuse a coder whose conventions the dialect has no ops for, rather than leave one out."""
-        cfg = coder.cfg
-        if cfg.normalize_activations != "none":
-            self.fail(
-                f'this coder was trained on activations normalised with "{cfg.normalize_activations}"',
-                "Compiled programs take coders without normalisation; fold it into the weights first.",
+    def _normalise(self, coder: Any, x: Value, type: TensorType) -> tuple[Value, tuple[Value, Value | None] | None]:
+        """``x`` as the encoder expects it, and the scale and shift of each row that undo it, where it has some."""
+        kind = coder.cfg.normalize_activations
+        if kind == "none":
+            return x, None
+        if kind == "expected_average_only_in":
+            return self.node("arith.mulf", (x, self.constant(coder.cfg.norm_scale)), type)._value, None
+        if kind == "covariance_whitening":
+            none = self.node("constants", (), TensorType(None, type.dims), values=(0.0,) * type.width)._value
+            operands = (x, self.weight(coder, "whitening_matrix"), none, self.weight(coder, "whitening_mean"))
+            return self.node("iam.clt.encode", operands, type)._value, None
+        of_rows = TensorType(type.rows, (1,))
+        scale = self.node("row_scale", (x,), of_rows, kind=kind)._value
+        shift = self.node("row_shift", (x,), of_rows, kind=kind)._value if kind == "layer_norm" else None
+        return self.node("normalised", (x,), type, kind=kind)._value, (scale, shift)
+
+    def _unnormalise(self, coder: Any, y: TracedTensor, statistics: tuple[Value, Value | None] | None) -> TracedTensor:
+        """A reconstruction in the units of the activations."""
+        type = y._type
+        result: TracedTensor = y
+        if statistics is not None:
+            result = self.node("unnormalised", (y._value, *statistics), type)
+        elif coder._carries_statistics and coder.cfg.normalize_activations == "expected_average_only_in":
+            result = self.node("arith.divf", (y._value, self.constant(coder.cfg.norm_scale)), type)
+        elif coder._carries_statistics and coder.cfg.normalize_activations == "covariance_whitening":
+            operands = (y._value, self.weight(coder, "whitening_inverse"), self.weight(coder, "whitening_mean"), None)
+            result = self.node("iam.clt.encode", operands, type)
+        return result
+
+    def _check_statistics(self, coder: Any, statistics: tuple[Value, Value | None] | None) -> None:
+        """Features carry what their coder needs of their rows, and no other coder's."""
+        kind = coder.cfg.normalize_activations if coder._carries_statistics else "none"
+        needed = (kind in ("constant_norm_rescale", "layer_norm"), kind == "layer_norm")
+        carried = (False, False) if statistics is None else (True, statistics[1] is not None)
+        if needed != carried:
+            raise ArgumentError(
+                f"iam.jit({self.name}): decode: normalize_activations {coder.cfg.normalize_activations} needs "
+                + ("features that carry the statistics of their rows" if needed[0] else "no statistics of rows")
+                + f", got features with{'' if carried[0] else 'out'} them; they come from this coder's encode ({self.where()})",
+                code="normalization",
             )
+
+    def statistics(self, f: Value) -> tuple[Value, Value | None] | None:
+        """``row_scale`` and ``row_shift`` of features, ``[rows, 1]``; None where they carry none."""
+        return self._statistics.get(f)
 
     @at_its_site
     def decode(self, coder: Any, f: Any) -> TracedTensor:
         """``coder.decode(f)``."""
-        self._check_conventions(coder)
         value, type = self.features(f, "decode")
+        statistics = self.statistics(value)
+        self._check_statistics(coder, statistics)
         n_features, d_out = (int(n) for n in coder.W_dec.shape)
         if type.n_features != n_features:
             self._shape_error(
@@ -526,7 +573,8 @@ class Trace:
         W_dec = "fused_W_dec" if getattr(coder.cfg, "rescale_acts_by_decoder_norm", False) else "W_dec"
         unbiased = coder.cfg.architecture == "matching_pursuit" and not coder.cfg.apply_b_dec_to_input
         bias = None if unbiased else self.weight(coder, "b_dec")
-        return self._decode(value, type, self.weight(coder, W_dec), bias, d_out)
+        y = self._decode(value, type, self.weight(coder, W_dec), bias, d_out)
+        return self._unnormalise(coder, y, statistics)
 
     def _decode(self, f: Value, type: FeaturesType, W_dec: Value, b_dec: Value | None, d_out: int) -> TracedTensor:
         result: TracedTensor = self.node("iam.clt.decode", (f, W_dec, b_dec), TensorType(type.rows, (d_out,)))
@@ -714,6 +762,8 @@ class Trace:
             mode=mode,
             features=index,
         )
+        if value in self._statistics:
+            self._statistics[result._value] = self._statistics[value]
         return result
 
     def _op_delta(self, f: Any, features: Any, mode: str, a: Any = None, b: Any = None) -> TracedFeatures:
