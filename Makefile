@@ -46,7 +46,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test parity bench lint format clean distclean build model test-cpp test-asan test-lit test-python
+.PHONY: help demo test parity bench notebook lint format clean distclean build model test-cpp test-asan test-lit test-python
 
 help: ## what there is (this text)
 	@printf 'IAM: interpretable AI with MLIR\n\n'
@@ -170,6 +170,10 @@ $(BENCH)/.stamps/parity: $(BENCH)/.stamps/tools
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) --no-deps $(PARITY_TOOLS)
 	@$(BENCH)/bin/python -W ignore -c 'import sparsify, circuit_tracer.transcoder.cross_layer_transcoder'
 	@touch $@
+
+notebook: build model ## execute the notebooks again and store their outputs (minutes)
+	@$(say) "notebooks"
+	@$(PY) notebooks/run.py $(ARGS)
 
 bench: $(BENCH)/.stamps/iam $(STAMP)/model ## speed and memory against SAELens and torch, as ratios
 	@mkdir -p bench-results

