@@ -465,6 +465,7 @@ def test_a_saved_folder_loads(tmp_path, llama, ids):
     llama.model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = iam.LanguageModel.from_pretrained(tmp_path)
+    assert again.name == str(tmp_path)
     close(again.logits(ids), llama.logits(ids))
     assert again.tokens("w5 w6").tolist() == [[5, 6]]
 

@@ -56,7 +56,9 @@ class LanguageModel(CoderMethods):
 
     def __init__(self, model: Any, tokenizer: Any = None) -> None:
         self._torch = require("torch", extra="models", purpose="LanguageModel")
+        self._loaded_from: str | None = None
         if isinstance(model, (str, os.PathLike)):
+            self._loaded_from = str(model)
             model, loaded = _load(str(model))
             tokenizer = loaded if tokenizer is None else tokenizer
         elif not hasattr(model, "config") or not hasattr(model, "generate"):
@@ -89,7 +91,9 @@ class LanguageModel(CoderMethods):
             ArgumentError: nothing of that name, or the hub cannot be reached (code ``file-missing``).
             FormatError: the files are there but do not hold a causal LM.
         """
-        return cls(*_load(str(name), dtype=dtype, revision=revision))
+        found = cls(*_load(str(name), dtype=dtype, revision=revision))
+        found._loaded_from = str(name)
+        return found
 
     @classmethod
     def from_gguf(cls, path: str | os.PathLike[str], *, cache: bool = True) -> LanguageModel:
@@ -108,8 +112,8 @@ class LanguageModel(CoderMethods):
 
     @property
     def name(self) -> str:
-        """Name or path that the model was loaded from."""
-        return str(getattr(self.model.config, "_name_or_path", "") or self.model.config.model_type)
+        """What the model was asked for by: an alias, a path or a hub id; of a model object, what its config says."""
+        return self._loaded_from or str(getattr(self.model.config, "_name_or_path", "") or self.model.config.model_type)
 
     @property
     def d_model(self) -> int:
