@@ -87,11 +87,19 @@ constexpr PipelineStep kToLLVM[] = {
     {"iam-loops-to-llvm", "what the JIT takes"},
 };
 
+constexpr PipelineStep kExportStablehlo[] = {
+    {"iam-fuse", "remove work: a delta is cheaper than two decodes there, too"},
+    {"iam-to-stablehlo", "the only step that knows both dialects"},
+    {"cse", "equal constants, shapes and comparisons are one"},
+};
+
 const Pipeline kPipelines[] = {
     {"iam-fuse", "remove work: what is left is still the iam dialect", kFuse},
     {"iam-to-loops", "runtime calls and loops over memory, without fusing iam ops", kToLoops},
     {"iam-loops-to-llvm", "the result of iam-to-loops as LLVM dialect", kLoopsToLLVM},
     {"iam-to-llvm", "the whole way: from iam to the LLVM dialect that the JIT takes", kToLLVM},
+    {"iam-export-stablehlo", "from iam to StableHLO, for XLA; sizes that are ? stay ?",
+     kExportStablehlo},
 };
 } // namespace
 

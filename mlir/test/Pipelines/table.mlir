@@ -3,6 +3,7 @@
 // RUN: iam-opt %s --iam-to-loops --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=LOOPS
 // RUN: iam-opt %s --iam-loops-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=LLVM
 // RUN: iam-opt %s --iam-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,LOOPS,LLVM
+// RUN: iam-opt %s --iam-export-stablehlo --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,STABLEHLO
 // As text, in a pipeline of somebody else's.
 // RUN: iam-opt %s --pass-pipeline='builtin.module(iam-fuse,canonicalize)' --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=FUSE
 
@@ -33,4 +34,7 @@
 // LLVM: finalize-memref-to-llvm{{.*}}use-generic-functions=true
 // LLVM: convert-func-to-llvm
 // LLVM: reconcile-unrealized-casts
+
+// STABLEHLO: iam-to-stablehlo
+// STABLEHLO: cse
 module {}

@@ -15,6 +15,7 @@ import click
 
 from iam.cli._convert import convert
 from iam.cli._eval import evaluate
+from iam.cli._export import export
 from iam.cli._run import run as run_mlir
 from iam.cli._train import train
 
@@ -296,7 +297,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(EXIT_OK if result.healthy else EXIT_UNEXPECTED)
 
 
-for _command in (convert, evaluate, run_mlir, train):
+for _command in (convert, evaluate, export, run_mlir, train):
     cli.add_command(_command)
 
 

@@ -4,6 +4,7 @@ from iam.compiler._disk import cache_info, clear_cache
 from iam.compiler._engine import PIPELINES, STAGES, CompiledModule, Pipeline, compile_module, pipelines
 from iam.compiler._explain import Explanation
 from iam.compiler._jit import JitFunction, Lowered, jit
+from iam.compiler._stablehlo import StablehloProgram
 
 __all__ = [
     "PIPELINES",
@@ -13,6 +14,7 @@ __all__ = [
     "JitFunction",
     "Lowered",
     "Pipeline",
+    "StablehloProgram",
     "cache_info",
     "clear_cache",
     "compile_module",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from iam.core.arrays import as_float32, check_float, shape_of
 from iam.core.errors import ArgumentError, CompileError, DtypeError, InternalError, MissingDependencyError, ShapeError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import native
+
+if TYPE_CHECKING:
+    from iam.compiler._stablehlo import StablehloProgram
 
 __all__ = [
     "LOCK",
@@ -43,6 +46,7 @@ __all__ = [
     "compile_error",
     "compile_module",
     "context",
+    "entry_of",
     "ir",
     "lower_text",
     "pipelines",
@@ -467,6 +471,12 @@ class CompiledModule:
         """The program at a stage: ``iam``, ``fused`` or ``llvm``."""
         return lower_text(self._source, stage)
 
+    def stablehlo(self) -> StablehloProgram:
+        """The program for XLA and other StableHLO compilers."""
+        from iam.compiler._stablehlo import from_text
+
+        return from_text(self._source, entry=self.name)
+
     def __call__(self, *args: Any) -> Any:
         if len(args) != len(self.inputs):
             raise ArgumentError(f"@{self.name}: expected {len(self.inputs)} arguments, got {len(args)}")
@@ -565,6 +575,35 @@ def _is_private(function: Any) -> bool:
     return "sym_visibility" in attributes and attributes["sym_visibility"].value == "private"
 
 
+def entry_of(program: Any, entry: str | None, filename: str, what: str) -> tuple[Any, Any]:
+    """A module from text, bytecode or a module, and its function ``entry``. Needs ``LOCK`` and the context.
+
+    ``what`` begins the messages; the rest is as for :func:`compile_module`.
+    """
+    if not isinstance(program, (str, bytes)):
+        if not isinstance(program, ir().Module):
+            raise DtypeError(f"{what}: expected text, bytecode or iam.mlir.ir.Module, got {type(program).__name__}")
+        program = program.operation.get_asm(enable_debug_info=True)
+    module = parse(program, filename)
+    functions = {
+        op.name.value: op for op in module.body.operations if op.operation.name == "func.func" and not op.is_external
+    }
+    if entry is None:
+        public = [name for name, op in functions.items() if not _is_private(op)]
+        if len(public) != 1:
+            raise CompileError(
+                f"{what}: expected one public function with a body, got {len(public)}"
+                + (f" ({', '.join('@' + name for name in public)}); choose one with entry=" if public else "")
+            )
+        entry = public[0]
+    if entry not in functions:
+        raise CompileError(
+            f"{what}: there is no function @{entry} with a body; there are "
+            f"{', '.join('@' + name for name in functions) or 'none'}"
+        )
+    return module, functions[entry]
+
+
 def compile_module(
     program: Any, *, entry: str | None = None, filename: str = "-", opt_level: Literal[0, 1, 2, 3] = 2
 ) -> CompiledModule:
@@ -589,32 +628,8 @@ def compile_module(
     array([2., 2.], dtype=float32)
     """
     with LOCK, context():
-        if not isinstance(program, (str, bytes)):
-            if not isinstance(program, ir().Module):
-                raise DtypeError(
-                    f"compile_module: expected text, bytecode or iam.mlir.ir.Module, got {type(program).__name__}"
-                )
-            program = program.operation.get_asm(enable_debug_info=True)
-        module = parse(program, filename)
-        functions = {
-            op.name.value: op
-            for op in module.body.operations
-            if op.operation.name == "func.func" and not op.is_external
-        }
-        if entry is None:
-            public = [name for name, op in functions.items() if not _is_private(op)]
-            if len(public) != 1:
-                raise CompileError(
-                    f"compile_module: expected one public function with a body, got {len(public)}"
-                    + (f" ({', '.join('@' + name for name in public)}); choose one with entry=" if public else "")
-                )
-            entry = public[0]
-        if entry not in functions:
-            raise CompileError(
-                f"compile_module: there is no function @{entry} with a body; there are "
-                f"{', '.join('@' + name for name in functions) or 'none'}"
-            )
-        function = functions[entry]
+        module, function = entry_of(program, entry, filename, "compile_module")
+        entry = function.name.value
         inputs = [_slot(t, f"argument {i} of @{entry}") for i, t in enumerate(function.type.inputs)]
         results = [_slot(t, f"result {i} of @{entry}") for i, t in enumerate(function.type.results)]
         for i, slot in enumerate(results):

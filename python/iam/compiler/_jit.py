@@ -17,7 +17,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -47,6 +47,9 @@ from iam.core.config import suggestion
 from iam.core.errors import ArgumentError, DtypeError, TraceError
 from iam.core.lazy import is_torch
 from iam.core.sites import Site
+
+if TYPE_CHECKING:
+    from iam.compiler._stablehlo import StablehloProgram
 
 __all__ = ["JitFunction", "Lowered", "jit"]
 
@@ -101,6 +104,12 @@ class Lowered:
         """The program at a stage: ``iam`` as recorded, ``fused`` after the rewrites, ``llvm`` before machine code."""
         donates = bool(self._specialization.program.donated)
         return _engine.lower_text(self._specialization.text, stage, donates=donates)
+
+    def stablehlo(self) -> StablehloProgram:
+        """The program for XLA and other StableHLO compilers."""
+        from iam.compiler._stablehlo import from_recording
+
+        return from_recording(self._specialization)
 
     def __repr__(self) -> str:
         return f"Lowered({self._specialization.name})"
@@ -402,6 +411,18 @@ class JitFunction(Generic[P, R]):
             self._options, sites=((_pytree.parameter_of(self.function, 0), Site.parse(site)),), donate=()
         )
         JitFunction(self.function, name=self.name, options=options)._record((), [leaf], (leaf,), {})
+
+    def stablehlo(self, *args: P.args, **kwargs: P.kwargs) -> StablehloProgram:
+        """Record for arguments like these; the program for XLA and other StableHLO compilers.
+
+        Nothing is run, and no machine code is made: ops that only StableHLO has a lowering for work, too.
+        """
+        leaves: list[Any] = []
+        try:
+            key = self._key(args, kwargs, leaves)
+        except TracedArgumentError:
+            raise TraceError(f"iam.jit({self.name}).stablehlo: expected example arrays, got traced values") from None
+        return Lowered(self._find(key, leaves) or self._record(key, leaves, args, kwargs)).stablehlo()
 
     def mlir(self, stage: Stage = "iam") -> str:
         """The program of the last call or :meth:`lower`, at a stage.

@@ -130,4 +130,36 @@ def IAMPrepareForLLVMPass : Pass<"iam-prepare-for-llvm"> {
                            "mlir::linalg::LinalgDialect", "mlir::memref::MemRefDialect"];
 }
 
+def IAMToStablehloPass : Pass<"iam-to-stablehlo", "mlir::ModuleOp"> {
+  let summary = "Write iam programs as StableHLO, for XLA and other StableHLO compilers";
+  let description = [{
+    Every function is written anew in the `stablehlo` dialect. Arguments stay in their
+    order, so weights stay arguments; numbers become tensors of rank 0. The largest of a
+    row are found by a stable sort and a slice, of which XLA makes its own top-k.
+
+    Features become tensors. In k-form: `values[rows, k]` f32 and `indices[rows, k]` i32, as
+    for the runtime. Compressed rows have a size that depends on the data, which
+    StableHLO does not know: they become the dense `[rows, dict]`.
+
+    `?` stays `?`, with `dynamic_broadcast_in_dim` where a shape is needed; the
+    option `rows` fixes it. Types are found from those of the arguments, so the result
+    has then no `?` left. `batch_topk` keeps `k · rows` entries and needs it.
+
+    There are no errors at run time: where the runtime refuses an input, the rows
+    concerned are NaN (docs/stablehlo.md has the list). Products ask for the precision
+    `HIGHEST`: f32 on every device.
+
+    Holds back, with an error at the op: `iam.attr.grad` (StableHLO has no gradients) and
+    `iam.policy.verify` (no assertions); control flow, calls (inline first) and ops of other
+    dialects beside elementwise `arith`, splats, fills, broadcasts and `linalg.matmul`.
+
+    Not idempotent: it does not read StableHLO. Changes no value beyond the order
+    of sums.
+  }];
+  let options = [ListOption<"rows", "rows", "int64_t",
+                            "Sizes for the `?` in the types of the arguments, in their order; a "
+                            "single one stands for all">];
+  let dependentDialects = ["iam::stablehlo::StablehloDialect", "mlir::func::FuncDialect"];
+}
+
 #endif // IAM_CONVERSION_PASSES
