@@ -352,7 +352,9 @@ def _changes(before: Sequence[OpCost], after: Sequence[OpCost]) -> list[str]:
     for first, (old, new) in ops.items():
         if old != new:
             lines = sorted({line for line in group if root(line) == first}, key=_by_number)
-            remarks.append(f"{', '.join(lines)}: {_listed(old)} became {_listed(new)}")
+            gone, made = _listed(old - new), _listed(new - old)
+            what = f"{gone} became {made}" if gone and made else f"{gone} removed" if gone else f"{made} added"
+            remarks.append(f"{', '.join(lines)}: {what}")
     return remarks
 
 
@@ -362,7 +364,7 @@ def _by_number(line: str) -> tuple[str, int]:
 
 
 def _listed(ops: Counter[str]) -> str:
-    return ", ".join(f"{count} × {op}" if count > 1 else op for op, count in ops.items()) or "nothing"
+    return ", ".join(f"{count} × {op}" if count > 1 else op for op, count in ops.items())
 
 
 class _Listening:
