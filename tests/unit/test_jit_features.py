@@ -133,6 +133,13 @@ def test_the_order_of_keywords_is_no_matter(x):
     assert program.stats()["recordings"] == 1
 
 
+def test_keywords_are_not_taken_for_positions(x):
+    program = iam.jit(lambda x, a=1.0, b=1.0, number=1.0: x * a + b * number)
+    close(program(x, 2.0, 3.0), x * 2.0 + 3.0)
+    close(program(x, number=5.0), x + 5.0)
+    close(program(x, 2.0, number=5.0), x * 2.0 + 5.0)
+
+
 def test_unknown_keywords_are_pythons_business(x):
     with pytest.raises(TypeError, match="unexpected keyword argument 'strenght'"):
         iam.jit(lambda x, strength=1.0: x * strength)(x, strenght=2.0)

@@ -189,7 +189,7 @@ class JitFunction(Generic[P, R]):
                 _pytree.flatten(arg, leaves, key)
             if kwargs:
                 for name in sorted(kwargs):
-                    key.append(name)
+                    key.append(("keyword", name))
                     _pytree.flatten(kwargs[name], leaves, key)
             return tuple(key)
         args, kwargs = self._marked(args, kwargs)
@@ -197,7 +197,7 @@ class JitFunction(Generic[P, R]):
         for i, (name, arg) in enumerate([*named, *((name, kwargs[name]) for name in sorted(kwargs))]):
             first = len(leaves)
             if i >= len(args):
-                key.append(name)
+                key.append(("keyword", name))
             _pytree.flatten(arg, leaves, key)
             if self._options.rows_are_static(name):
                 key.append(tuple(rows_of(leaf) for leaf in leaves[first:]))
