@@ -578,6 +578,21 @@ def test_jit_and_vmap(reconstruct, rng):
     jax.vmap(jax.grad(lambda x: f(x).sum()))(x)
 
 
+def test_features_are_pytrees(rng):
+    sae = make_sae("topk", (4, 5, 30, 6), rng)
+    x = draw(rng, 3, 4, 5)
+    encode = iam.jit(lambda x: sae.encode(x)).stablehlo(x[0]).to_jax()
+    decode = iam.jit(lambda f: sae.decode(f)).stablehlo(sae.encode(x[0])).to_jax()
+    f = jax.vmap(encode)(x)
+    assert f.values.shape == (3, 4, 6) and f.indices.dtype == jnp.int32
+    wanted = np.stack([sae.decode(sae.encode(each)) for each in x])
+    np.testing.assert_array_equal(jax.vmap(decode)(f), wanted)
+    np.testing.assert_array_equal(decode(sae.encode(x[0])), wanted[0])
+    by_x = jax.jit(jax.grad(lambda x: decode(encode(x)).sum()))(jnp.asarray(x[0]))
+    by_values = jax.grad(lambda v: decode(f._replace(values=v, indices=f.indices[0])).sum())(f.values[0])
+    assert by_x.shape == (4, 5) and by_values.shape == (4, 6)
+
+
 def test_leading_dimensions(reconstruct, rng):
     x = draw(rng, 3, 4, 5)
     f = reconstruct.stablehlo(x).to_jax()

@@ -134,6 +134,12 @@ def test_the_pipeline_is_in_the_table():
     assert found.passes == "iam-fuse,iam-to-stablehlo,cse"
 
 
+def test_every_op_says_what_it_becomes(repo_root):
+    _, *sections = (repo_root / "docs" / "spec.md").read_text(encoding="utf-8").split("\n## iam.")
+    assert len(sections) > 20
+    assert [text.splitlines()[0] for text in sections if "**StableHLO.**" not in text] == []
+
+
 # Artefacts.
 
 
