@@ -106,7 +106,7 @@ def _build() -> list[Any]:
     # The version from the name of the folder: importlib.metadata takes longer to import than a program to load.
     version = sorted(path.name for path in install_root().parent.glob("iam-*.dist-info"))
     files = [runtime_library(), *sorted((install_root() / "mlir" / "_mlir_libs").glob("lib*.so"))]
-    files += sorted(Path(__file__).parent.glob("*.py"))
+    files += [Path(__file__).with_name(name) for name in ("_builder.py", "_engine.py", "_object.py", "_recorded.py")]
     stamps = [(file.name, found.st_size, found.st_mtime_ns) for file in files for found in [file.stat()]]
     return [version, sys.byteorder, *stamps]
 
