@@ -221,7 +221,13 @@ def test_pipelines_are_those_of_iam_opt(context):
     from iam.compiler import pipelines
 
     listed = pipelines()
-    assert [p.name for p in listed] == ["iam-fuse", "iam-to-loops", "iam-loops-to-llvm", "iam-to-llvm", "iam-export-stablehlo"]
+    assert [p.name for p in listed] == [
+        "iam-fuse",
+        "iam-to-loops",
+        "iam-loops-to-llvm",
+        "iam-to-llvm",
+        "iam-export-stablehlo",
+    ]
     help_text = subprocess.run(
         [install_root() / "bin" / "iam-opt", "--help"], check=True, capture_output=True, text=True
     ).stdout
