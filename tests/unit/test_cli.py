@@ -99,7 +99,9 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"iam {iam.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["demo", "analyze", "inspect", "convert", "eval", "train", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "analyze", "inspect", "convert", "eval", "export", "run", "train", "doctor"]
+)
 def test_help_has_examples(capsys, command):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

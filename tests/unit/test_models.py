@@ -7,6 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import numpy as np  # noqa: E402
+
 import iam  # noqa: E402
 from iam.core.sites import Site  # noqa: E402
 from iam.errors import ArgumentError, DtypeError, FormatError, MissingDependencyError, ShapeError, SiteError  # noqa: E402
@@ -365,6 +367,17 @@ def test_a_coder_must_fit_the_site(llama):
         llama.attach("resid_post.1", Coder(32, site=Site(1, "mlp_out")))
     llama.attach("resid_post.1", Coder(32, site=Site(1, "mlp_out")), allow_other_site=True)
     llama.attach("mlp_out.1", Coder(32, site=Site(1, "mlp_out")))
+
+
+def test_a_compiled_program_is_checked_with_the_coders_it_uses(llama):
+    cfg = iam.SAEConfig(architecture="standard", d_in=32, d_sae=8, metadata={"hook_name": "blocks.1.hook_mlp_out"})
+    eye = np.eye(32, 8, dtype=np.float32)
+    sae = iam.SAE(cfg, W_enc=eye, b_enc=np.zeros(8), W_dec=eye.T, b_dec=np.zeros(32))
+    program = iam.jit(lambda x: sae.decode(sae.encode(x)))
+    with pytest.raises(SiteError, match=r"test_models\.py"):
+        llama.attach("resid_post.1", program)
+    llama.attach("resid_post.1", program, allow_other_site=True)
+    llama.attach("mlp_out.1", program)
 
 
 def test_a_transcoder_is_not_attached_to_what_it_reads(llama):

@@ -158,12 +158,28 @@ def _compiled_parts() -> list[Check]:
             return x + x
 
         program = iam.jit(double)
-        start = time.perf_counter()
-        result = program(np.ones((2, 3), np.float32))
-        ms = (time.perf_counter() - start) * 1e3
+        before = os.environ.get("IAM_CACHE")
+        os.environ["IAM_CACHE"] = "0"  # a program from disk would say nothing of the compiler
+        try:
+            start = time.perf_counter()
+            result = program(np.ones((2, 3), np.float32))
+            ms = (time.perf_counter() - start) * 1e3
+        finally:
+            if before is None:
+                del os.environ["IAM_CACHE"]
+            else:
+                os.environ["IAM_CACHE"] = before
         if not np.array_equal(np.asarray(result), np.full((2, 3), 2, np.float32)):
             raise AssertionError(f"a compiled program returned a wrong result: {result}")
         return f"works (a first program took {ms:.0f} ms)"
+
+    def cache() -> str:
+        from iam.compiler import cache_info
+
+        found = cache_info()
+        if not found["enabled"]:
+            return f"off: {found['reason']}"
+        return f"{found['programs']} programs, {found['bytes'] / 1e6:.1f} of {found['limit_bytes'] / 1e6:.0f} MB in {found['dir']}"
 
     def opt() -> str:
         tool = install_root() / "bin" / "iam-opt"
@@ -177,6 +193,7 @@ def _compiled_parts() -> list[Check]:
         _attempt(group, "kernels", kernels, _BUILD, required=True),
         _attempt(group, "MLIR", mlir, _BUILD, required=True),
         _attempt(group, "compiler", compiler, _BUILD, required=True),
+        _attempt(group, "cache", cache, _BUILD),
         _attempt(group, "iam-opt", opt, _BUILD),
     ]
 

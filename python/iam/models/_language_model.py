@@ -386,6 +386,8 @@ class LanguageModel(CoderMethods):
     def _check_fit(self, site: Site, program: Any, *, allow_other_site: bool) -> None:
         """A coder belongs to the site it was trained at. Programs may list the coders that they use as ``coders``."""
         width = self.width(site)
+        if hasattr(program, "check_at") and not allow_other_site:  # a function under iam.jit: its coders, by line
+            program.check_at(site, width)
         coders = getattr(program, "coders", ())
         for coder in (program, *(coders if isinstance(coders, (list, tuple)) else ())):
             what = type(coder).__name__
