@@ -487,3 +487,15 @@ def test_embedding_saes_of_gemma_scope_are_scaled(tmp_path, rng):
     loaded = _detect.load_raw(at)
     assert np.allclose(loaded.tensors["W_enc"], raw.tensors["W_enc"] / 2)
     assert np.allclose(loaded.tensors["W_dec"], raw.tensors["W_dec"] * 2)
+
+
+def test_an_sae_loads_from_disk_in_any_format(tmp_path):
+    from iam.formats import sparsify
+
+    rng = np.random.default_rng(0)
+    cfg = iam.SAEConfig(architecture="topk", d_in=6, d_sae=12, k=3)
+    weights = {"W_enc": (6, 12), "b_enc": (12,), "W_dec": (12, 6), "b_dec": (6,)}
+    sae = iam.SAE(cfg, **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in weights.items()})
+    sparsify.write(sae, tmp_path)
+    x = rng.standard_normal((4, 6)).astype(np.float32)
+    assert np.array_equal(iam.SAE.load_from_disk(tmp_path)(x), sae(x))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from iam.core.errors import ArgumentError
+from iam.core.errors import ArgumentError, FormatError
 from iam.vector.clt._coder import Coder
 from iam.vector.clt._config import CoderConfig, SAEConfig
 
@@ -66,16 +66,19 @@ class SAE(Coder):
 
     @classmethod
     def load_from_disk(cls, path: str | Path) -> Self:
-        """Read a SAELens directory (``cfg.json``), or one in IAM's own format (``coder.json``). Others: :func:`iam.formats.load`.
+        """Read an SAE in any format that IAM reads; which one is found out from the files.
 
         Args:
-            path: The directory.
+            path: A folder, or a weight file in it. Where no format fits, the message is that of a SAELens folder.
 
         Raises:
             FormatError: missing, truncated or malformed files, shapes that do not fit the config, an architecture that this
-                version does not run, a transcoder. See :mod:`iam.formats.saelens`.
+                version does not run, a transcoder.
         """
-        from iam.formats import native, saelens
+        from iam.formats import detect, load, saelens
 
-        own = (Path(path) / native.CONFIG_NAME).is_file()
-        return cls._expect(native.read(path) if own else saelens.read(path), path)
+        try:
+            detect(path)
+        except FormatError:
+            return cls._expect(saelens.read(path), path)
+        return cls._expect(load(path), path)
