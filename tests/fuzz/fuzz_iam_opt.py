@@ -32,19 +32,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-IAM_PASSES = (
-    "iam-clt-fusion",
-    "iam-to-linalg",
-    "iam-reuse-operands",
-    "iam-to-runtime",
-    "iam-prepare-entry-points",
-    "iam-simplify-deallocations",
-    "iam-prepare-for-llvm",
-)
 UPSTREAM = ("canonicalize", "cse", "inline", "symbol-dce")
 STALL_SECONDS = 60.0
 """Longer than any input takes on a busy machine; the retry alone tells slow from stuck."""
@@ -398,7 +390,7 @@ class Grammar:
         return "\n".join([f"func.func @f({arguments}) -> ({types}) {{", *self.lines, back, "}"])
 
 
-def passes_of(rng: random.Random, table: dict[str, str]) -> str:
+def passes_of(rng: random.Random, of: Material) -> str:
     """What ``builtin.module(...)`` is given."""
     kind = rng.random()
     if kind < 0.1:
@@ -406,11 +398,11 @@ def passes_of(rng: random.Random, table: dict[str, str]) -> str:
     if kind < 0.45:
         return rng.choice(("iam-fuse", "iam-to-loops", "iam-to-llvm", "iam-to-llvm", "iam-to-loops,iam-loops-to-llvm"))
     if kind < 0.75:
-        return ",".join(rng.choices((*IAM_PASSES, *UPSTREAM), k=rng.randint(1, 4)))
+        return ",".join(rng.choices((*of.passes, *of.passes, *UPSTREAM), k=rng.randint(1, 4)))
     # A stretch of the real pipeline, from the start or not, with one step left out or said twice.
-    steps = (
-        split_passes(table["iam-fuse"]) + split_passes(table["iam-to-loops"]) + split_passes(table["iam-loops-to-llvm"])
-    )
+    steps = [
+        step for name in ("iam-fuse", "iam-to-loops", "iam-loops-to-llvm") for step in split_passes(of.table[name])
+    ]
     first = 0 if rng.random() < 0.5 else rng.randrange(len(steps))
     chosen = steps[first : rng.randrange(first, len(steps)) + 1]
     if kind > 0.9 and len(chosen) > 1:
@@ -431,18 +423,18 @@ def split_passes(text: str) -> list[str]:
     return parts
 
 
-def make(seed: int, index: int, pieces: list[str], table: dict[str, str]) -> tuple[str, str]:
+def make(seed: int, index: int, of: Material) -> tuple[str, str]:
     """Input ``index`` of ``seed``: text and passes."""
     rng = random.Random(seed * 1_000_003 + index)
     if rng.random() < 1 / 3:
         text = Grammar(rng).program()
         if rng.random() < 0.3:
-            text = mutate(rng, text, pieces)
+            text = mutate(rng, text, of.pieces)
     else:
-        text = rng.choice(pieces)
+        text = rng.choice(of.pieces)
         if rng.random() > 0.03:
-            text = mutate(rng, text, pieces)
-    return text, passes_of(rng, table)
+            text = mutate(rng, text, of.pieces)
+    return text, passes_of(rng, of)
 
 
 # One input.
@@ -493,10 +485,29 @@ def new_context():
     return context
 
 
-def table_of_pipelines() -> dict[str, str]:
-    from iam.compiler._engine import pipelines
+@dataclass
+class Material:
+    """What inputs are made of: pieces of text, the named pipelines, the passes of IAM that this build has."""
 
-    return {pipeline.name: pipeline.passes for pipeline in pipelines()}
+    pieces: list[str]
+    table: dict[str, str]
+    passes: list[str]
+
+
+def material() -> Material:
+    from iam.compiler._engine import pipelines
+    from iam.mlir.passmanager import PassManager
+
+    declared = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "mlir" / "include").rglob("Passes.td"))
+    )
+    passes = []
+    with new_context():
+        for name in re.findall(r'Pass<"(iam-[\w-]+)"', declared):
+            with contextlib.suppress(ValueError):
+                PassManager.parse(f"builtin.module({name})")
+                passes.append(name)
+    return Material(seeds(), {pipeline.name: pipeline.passes for pipeline in pipelines()}, passes)
 
 
 def worker(seed: int, first: int, step: int, end: int, board: str, log: str) -> None:
@@ -504,13 +515,13 @@ def worker(seed: int, first: int, step: int, end: int, board: str, log: str) -> 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
-    pieces, table = seeds(), table_of_pipelines()
+    of = material()
     with open(board, "r+b") as file:
         shared = mmap.mmap(file.fileno(), 0)
     outcomes = json.loads(shared[8:].rstrip(b"\0") or b"{}")
     for uses, index in enumerate(range(first, end, step)):
         shared[:8] = struct.pack("<q", index)
-        text, passes = make(seed, index, pieces, table)
+        text, passes = make(seed, index, of)
         if uses % 32 == 0:  # a context costs as much as an input, but keeps every type it ever saw
             context = new_context()
         context.allow_unregistered_dialects = index % 16 == 0
@@ -592,7 +603,7 @@ class Worker:
 
 def fuzz(seed: int, runs: int, workers: int, seconds: float) -> dict:
     """Run ``runs`` inputs or as many as fit in ``seconds``; the outcomes, and the findings as ``(outcome, index)``."""
-    pieces, table = seeds(), table_of_pipelines()
+    of = material()
     start, findings, done = time.monotonic(), [], 0
     with tempfile.TemporaryDirectory(prefix="iam-fuzz-") as temporary:
         folder = Path(temporary)
@@ -612,7 +623,7 @@ def fuzz(seed: int, runs: int, workers: int, seconds: float) -> dict:
                 index = one.present()
                 if index == -1:
                     continue
-                text, passes = make(seed, index, pieces, table)
+                text, passes = make(seed, index, of)
                 outcome = alone(text, passes, unknown_ops=index % 16 == 0)
                 if not is_bad(outcome) and outcome != "memory":
                     said = one.log.read_text(errors="replace").strip().splitlines()
@@ -643,7 +654,7 @@ def minimise(text: str, passes: str, *, unknown_ops: bool) -> tuple[str, str, st
     def same(text: str, passes: str) -> bool:
         return alone(text, passes, unknown_ops=unknown_ops, seconds=30).split(":")[0] == wanted.split(":")[0]
 
-    table = table_of_pipelines()
+    table = material().table
     steps = [s for p in split_passes(passes) for s in (split_passes(table[p]) if p in table else [p])]
     steps = [s for p in steps for s in (split_passes(table[p]) if p in table else [p])]
     if same(text, ",".join(steps)):
@@ -683,7 +694,7 @@ def main() -> int:
     args = parser.parse_args()
     chosen = args.show if args.show is not None else args.minimise
     if chosen is not None:
-        text, passes = make(args.seed, chosen, seeds(), table_of_pipelines())
+        text, passes = make(args.seed, chosen, material())
         if args.minimise is not None:
             text, passes, outcome = minimise(text, passes, unknown_ops=chosen % 16 == 0)
             print(f"// {outcome}")
