@@ -7,6 +7,8 @@
 #include "iam/clt/encode.h"
 #include "iam/clt/pursuit.h"
 #include "iam/core/pool.h"
+#include "iam/steering/compose.h"
+#include "iam/steering/sets.h"
 #include "iam/steering/steer.h"
 
 #include <cstdio>
@@ -58,6 +60,13 @@ public:
                           ": expected a destination with unit stride within a row, got stride " +
                           std::to_string(m->strides[1]));
     return {m->aligned + m->offset, m->sizes[0], m->sizes[1], m->strides[0]};
+  }
+  template <typename T> Vec<T> out(const MemRef<T, 1> *v) {
+    if (v->strides[0] != 1 && v->sizes[0] > 1 && status.ok())
+      status = Status(Code::kInvalidArgument,
+                      std::string(op) + ": expected a destination with unit stride, got stride " +
+                          std::to_string(v->strides[0]));
+    return {v->aligned + v->offset, v->sizes[0]};
   }
   FixedCodes codes(const MemRef<float, 2> *values, const MemRef<int32_t, 2> *indices) {
     return {in(values), in(indices)};
@@ -365,6 +374,37 @@ ENTRY(steer)(F2 *h, F1 *v, float strength, int64_t mode, F2 *out) {
     const auto vIn = views.in(v);
     const auto to = views.out(out);
     return RUN(steer(hIn, vIn, strength, static_cast<SteerMode>(mode), to));
+  });
+}
+
+ENTRY(compose)(F2 *vectors, F1 *strengths, int64_t rule, F1 *out) {
+  enter("iam.policy.compose", [&](Views &views) {
+    const auto vectorsIn = views.in(vectors);
+    const auto strengthsIn = views.in(strengths);
+    const auto to = views.out(out);
+    return RUN(compose(vectorsIn, strengthsIn, static_cast<ComposeRule>(rule), to));
+  });
+}
+
+ENTRY(project)(F2 *h, int64_t kind, F1 *point, F2 *basis, float bound, F1 *upper, F2 *out) {
+  enter("iam.policy.project", [&](Views &views) {
+    const auto hIn = views.in(h);
+    const Set set{static_cast<SetKind>(kind), views.in(point), views.in(basis), bound,
+                  views.in(upper)};
+    const auto to = views.out(out);
+    return RUN(project(hIn, set, to));
+  });
+}
+
+ENTRY(verify)(F2 *h, int64_t kind, F1 *point, F2 *basis, float bound, F1 *upper, float tolerance,
+              I1 *message, F1 *margin) {
+  enter("iam.policy.verify", [&](Views &views) {
+    const auto hIn = views.in(h);
+    const Set set{static_cast<SetKind>(kind), views.in(point), views.in(basis), bound,
+                  views.in(upper)};
+    const auto bytes = views.in(message);
+    const auto to = views.out(margin);
+    return RUN(verify(hIn, set, tolerance, std::string(bytes.begin(), bytes.end()), to));
   });
 }
 

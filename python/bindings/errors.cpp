@@ -26,6 +26,8 @@ Class classOf(rt::Code code) {
     return {"ArgumentError", "feature-range"};
   case rt::Code::kFeatureDuplicate:
     return {"ArgumentError", "feature-duplicate"};
+  case rt::Code::kPolicy:
+    return {"PolicyError", "policy"};
   case rt::Code::kOutOfMemory:
     return {"OutOfMemoryError", "out-of-memory"};
   case rt::Code::kInternal:
@@ -51,8 +53,15 @@ void raise(rt::Code code, const std::string &message) {
 void raiseDtype(const std::string &message) { raiseClass("DtypeError", "dtype", message); }
 
 void check(const rt::Status &status) {
-  if (!status.ok())
+  if (status.ok())
+    return;
+  if (status.code() != rt::Code::kPolicy)
     raise(status.code(), status.message());
+  const py::object type = py::module_::import("iam.core.errors").attr("PolicyError");
+  const py::object error =
+      type(status.message(), py::arg("row") = status.row(), py::arg("margin") = status.margin());
+  PyErr_SetObject(type.ptr(), error.ptr());
+  throw py::error_already_set();
 }
 
 } // namespace iam::py_

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from iam.core.sites import Site
     from iam.evaluation import evaluate
     from iam.models import LanguageModel
-    from iam.ops import steer
+    from iam.ops import compose, project, steer, verify
     from iam.training import train
     from iam.vector.clt import (
         SAE,
@@ -46,6 +46,7 @@ __all__ = [
     "Transcoder",
     "__version__",
     "compiler",
+    "compose",
     "errors",
     "evaluate",
     "evaluation",
@@ -54,10 +55,12 @@ __all__ = [
     "jit",
     "models",
     "ops",
+    "project",
     "reference",
     "steer",
     "train",
     "training",
+    "verify",
 ]
 
 _WHERE = {
@@ -72,9 +75,12 @@ _WHERE = {
     "Transcoder": "iam.vector.clt",
     "evaluate": "iam.evaluation",
     "explained_variance": "iam.vector.clt",
+    "compose": "iam.ops",
     "jit": "iam.compiler",
+    "project": "iam.ops",
     "steer": "iam.ops",
     "train": "iam.training",
+    "verify": "iam.ops",
 }
 _MODULES = ("compiler", "errors", "evaluation", "formats", "models", "ops", "reference", "training")
 

@@ -29,10 +29,13 @@ from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, native, torch_if_loaded
 
 __all__ = [
+    "COMPOSE_RULES",
     "EDIT_MODES",
+    "SET_KINDS",
     "STEER_MODES",
     "abstopk",
     "batch_topk",
+    "compose",
     "decode",
     "delta",
     "densify",
@@ -42,14 +45,18 @@ __all__ = [
     "groupmax",
     "jumprelu",
     "matching_pursuit",
+    "project",
     "relu",
     "residual",
     "steer",
     "sub",
     "topk",
+    "verify",
 ]
 
 STEER_MODES = ("add", "ablate", "clamp")
+COMPOSE_RULES = ("sum", "mean", "orthogonal")
+SET_KINDS = ("halfspace", "ball", "subspace", "box")
 EDIT_MODES = ("set", "scale", "clamp", "ablate")
 _EDIT_OPERANDS = {"set": 1, "scale": 1, "clamp": 2, "ablate": 0}
 
@@ -97,10 +104,14 @@ def _matrix_shape(x: Any, op: str, name: str) -> tuple[int, int]:
 
 
 def _vector(x: Any, size: int, op: str, name: str) -> Any:
+    _check_vector(x, size, op, name)
+    return as_float32(x)
+
+
+def _check_vector(x: Any, size: int, op: str, name: str) -> None:
     check_float(x, op=op, name=name)
     if shape_of(x) != (size,):
         raise ShapeError(f"{op}: expected {name} of shape ({size},), got {shape_of(x)}")
-    return as_float32(x)
 
 
 # Steering.
@@ -168,13 +179,186 @@ def _check_direction(v: Any, mode: str) -> None:
 def _number(value: Any, op: str, name: str) -> float:
     from iam.core.errors import NonFiniteError
 
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise DtypeError(f"{op}: expected {name} to be a number, got {type(value).__name__}") from error
+    number = _any_number(value, op, name)
     if not math.isfinite(number):
         raise NonFiniteError(f"{op}: expected a finite {name}, got {number}")
     return number
+
+
+def _any_number(value: Any, op: str, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(f"{op}: expected {name} to be a number, got {type(value).__name__}") from error
+
+
+def compose(vectors: Any, strengths: Any, rule: str = "sum") -> Any:
+    """Several directions as one edit ``[d]``, to be added to an activation.
+
+    Args:
+        vectors: Directions ``[n, d]``.
+        strengths: One each ``[n]``: a list of numbers or an array.
+        rule: ``sum``: ``Σ s_i·v_i``; ``mean``: that divided by n; ``orthogonal``: each direction first loses what it shares
+            with the directions before it (Gram-Schmidt), so the order is the priority; one in their span, within 1e-6 of
+            its norm, gives nothing.
+
+    Returns:
+        ``[d]``, in the kind and float type of ``vectors``; sums are float64. NaN and infinity pass through.
+
+    Raises:
+        ShapeError: sizes that do not fit each other.
+        DtypeError: no arrays of floats.
+        ArgumentError: unknown rule (code ``mode``).
+
+    Original to IAM. Oracle: :func:`iam.reference.policy.compose`.
+    """
+    op = "iam.compose"
+    _check_mode(rule, COMPOSE_RULES, op)
+    trace = _trace(vectors, strengths, *(strengths if isinstance(strengths, (list, tuple)) else ()))
+    if trace is not None:
+        return trace.op("compose", vectors, strengths, rule)
+    count, _ = _matrix_shape(vectors, op, "vectors")
+    if isinstance(strengths, (list, tuple)):
+        strengths = np.array([_any_number(s, op, "strengths") for s in strengths])
+    check_float(strengths, op=op, name="strengths")
+    if shape_of(strengths) != (count,):
+        raise ShapeError(f"{op}: expected strengths of shape ({count},), got {shape_of(strengths)}")
+    if needs_torch(vectors, strengths):
+        device = _device(vectors, strengths)
+        edit = _torch_ops().compose(_float32_tensor(vectors, device), _float32_tensor(strengths, device), rule)
+        return edit.to(vectors.dtype if is_torch(vectors) else strengths.dtype)
+    edit = native().compose(as_float32(vectors), as_float32(strengths), COMPOSE_RULES.index(rule))
+    return from_numpy(edit, vectors)
+
+
+# Sets.
+
+
+def project(h: Any, kind: str, first: Any, second: Any = None) -> Any:
+    """The nearest point of a convex set.
+
+    Args:
+        h: Activations ``[..., d]``.
+        kind: ``halfspace``: ``{h : first·h ≤ second}``; ``ball``: ``{h : ‖h − first‖ ≤ second}``; ``subspace``: the span of
+            the rows of ``first [n, d]``, where a row in the span of earlier ones, within 1e-6 of its norm, counts for
+            nothing; ``box``: ``first ≤ h ≤ second``, both ``[d]``, lists of d numbers, or one number. Infinite bounds are no bounds.
+        first: See ``kind``.
+        second: See ``kind``; None for ``subspace``.
+
+    Returns:
+        A new array like ``h``. Rows inside stay as they are; moved rows are inside for :func:`verify` with tolerance 0,
+        except in a subspace, and except where torch does the arithmetic (other devices, gradients) or the result is
+        rounded to a smaller float type: there within rounding.
+
+    Raises:
+        ShapeError: operands that are not as wide as ``h``.
+        DtypeError: no arrays of floats.
+        NonFiniteError: NaN, or infinity in ``h``, a normal, a centre or a basis.
+        ArgumentError: unknown kind (code ``mode``); a normal of norm 0, a negative radius, a lower bound above its upper.
+
+    Source: Boyd and Vandenberghe 2004, Convex Optimization, section 8.1. Oracle: :func:`iam.reference.policy.project`.
+    """
+    op = "iam.project"
+    _check_mode(kind, SET_KINDS, op)
+    trace = _trace(h, first, second)
+    if trace is not None:
+        return trace.op("project", h, kind, first, second)
+    first, second = _set_operands(h, kind, first, second, op)
+    if needs_torch(h, first, second):
+        flat, operands = _set_on_torch(h, kind, first, second, op)
+        return _torch_ops().project(flat, kind, *operands).reshape(h.shape).to(h.dtype)
+    rows = rows_of(h, op=op, name="h")
+    return rows.restore(native().project(rows.flat, SET_KINDS.index(kind), *_set_arrays(first, second)))
+
+
+def verify(
+    h: Any, kind: str, first: Any, second: Any = None, *, tolerance: float = 0.0, message: str | None = None
+) -> Any:
+    """Assert that activations are inside a set, and say how far.
+
+    In a compiled program the assertion is made at every call, whether its margins are used or not.
+
+    Args:
+        h: Activations ``[..., d]``.
+        kind, first, second: The set, as in :func:`project`.
+        tolerance: How far outside a row may be, in the units of ``h``. A subspace has no inside and wants one.
+        message: What must hold, for the error.
+
+    Returns:
+        The margin of each row ``[...]``: positive inside, 0 on the border, minus the distance outside.
+
+    Raises:
+        PolicyError: a margin below ``-tolerance``, or a row with NaN or infinity; ``.row`` and ``.margin`` say which.
+        ShapeError, DtypeError, NonFiniteError, ArgumentError: as in :func:`project`, for the set.
+
+    Original to IAM. Oracle: :func:`iam.reference.policy.verify`.
+    """
+    op = "iam.verify"
+    _check_mode(kind, SET_KINDS, op)
+    tolerance = _number(tolerance, op, "tolerance")
+    if tolerance < 0:
+        raise ArgumentError(f"{op}: expected a tolerance >= 0, got {tolerance}")
+    message = f"activations stay inside the {kind}" if not message else str(message)
+    trace = _trace(h, first, second)
+    if trace is not None:
+        return trace.op("verify", h, kind, first, second, tolerance, message)
+    first, second = _set_operands(h, kind, first, second, op)
+    if needs_torch(h, first, second):
+        flat, operands = _set_on_torch(h, kind, first, second, op)
+        margins = _torch_ops().margins(flat, kind, *operands, tolerance, message)
+        return margins.reshape(h.shape[:-1]).to(h.dtype)
+    rows = rows_of(h, op=op, name="h")
+    arrays = _set_arrays(first, second)
+    margins = native().verify(rows.flat, SET_KINDS.index(kind), *arrays, tolerance, message)
+    return from_numpy(margins.reshape(rows.prefix), h)
+
+
+def _set_operands(h: Any, kind: str, first: Any, second: Any, op: str) -> tuple[Any, Any]:
+    """``first`` and ``second`` with the shapes of their kind; a number is what bounds a half-space or ball."""
+    check_float(h, op=op, name="h")
+    check_width(h, op=op, name="h", width=None, width_name="d")
+    width = int(h.shape[-1])
+    _check_second(kind, second, op)
+    if kind == "subspace":
+        if _matrix_shape(first, op, "first")[1] != width:
+            raise ShapeError(f"{op}: expected first of shape (n, {width}), got {shape_of(first)}", code="width")
+        return first, None
+    if kind == "box":
+        return _bounds(first, width, op, "first"), _bounds(second, width, op, "second")
+    _check_vector(first, width, op, "first")
+    return first, _any_number(second, op, "second")
+
+
+def _check_second(kind: str, second: Any, op: str) -> None:
+    """Raise ArgumentError unless ``second`` is there, or None for a subspace."""
+    if (second is None) != (kind == "subspace"):
+        expected = "no second operand" if kind == "subspace" else "a second operand"
+        raise ArgumentError(f"{op}: expected {expected} for a {kind}, got {'none' if second is None else 'one'}")
+
+
+def _bounds(value: Any, width: int, op: str, name: str) -> Any:
+    """Bounds of a box as ``[width]``."""
+    if isinstance(value, (int, float, np.integer, np.floating)):
+        return np.full(width, value, np.float32)
+    if isinstance(value, (list, tuple)):
+        value = np.array([_any_number(bound, op, name) for bound in value])
+    _check_vector(value, width, op, name)
+    return value
+
+
+def _set_arrays(first: Any, second: Any) -> tuple[Any, Any]:
+    """The operands of a set as the kernels take them."""
+    return tuple(x if x is None or isinstance(x, float) else as_float32(x) for x in (first, second))  # type: ignore[return-value]
+
+
+def _set_on_torch(h: Any, kind: str, first: Any, second: Any, op: str) -> tuple[Any, list[Any]]:
+    """``h`` as rows and the operands on its device, after the kernels have checked the set."""
+    device = _device(h, first, second)
+    width = int(h.shape[-1])
+    on_host = [x.detach().cpu() if is_torch(x) else x for x in (first, second)]
+    native().project(np.empty((0, width), np.float32), SET_KINDS.index(kind), *_set_arrays(*on_host))
+    operands = [x if x is None or isinstance(x, float) else _float32_tensor(x, device) for x in (first, second)]
+    return _float32_tensor(h, device).reshape(-1, width), operands
 
 
 # Coders.

@@ -547,11 +547,11 @@ def test_functions_that_are_not_there_are_named():
 
 def test_ops_without_a_lowering_say_so():
     text = """
-    func.func @compose(%v: tensor<3x4xf32>, %s: tensor<3xf32>) -> tensor<4xf32> {
-      %e = iam.policy.compose sum %v, %s : tensor<3x4xf32>, tensor<3xf32> -> tensor<4xf32>
-      return %e : tensor<4xf32>
+    func.func @select(%s: tensor<3x64xf32>) -> tensor<3x10xf32> {
+      %i, %t = iam.attr.select %s, n = 10 : tensor<3x64xf32> -> tensor<3x10xi32>, tensor<3x10xf32>
+      return %t : tensor<3x10xf32>
     }"""
-    with pytest.raises(CompileError, match=r"-:3:12: error: .*not lowered yet"):
+    with pytest.raises(CompileError, match=r"-:3:16: error: .*not lowered yet"):
         compile_module(text)
 
 

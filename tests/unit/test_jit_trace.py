@@ -67,6 +67,11 @@ def refused(function, *args, error=TraceError):
         (lambda x: SAE.encode(x) - JUMP.encode(x), "both features with k slots or both without"),
         (lambda x: ops.topk(x, 2.5), "expected k to be an int"),
         (lambda x: iam.steer(x, 3.0, 1.0), "expected a vector [d]"),
+        (lambda x: iam.project(x, "ball", 3.0, 1.0), "expected a vector [d]"),
+        (lambda x: iam.project(x, "ball", np.ones(4)), "expected a second operand for a ball"),
+        (lambda x: iam.project(x, "subspace", np.ones((2, 4)), 1.0), "expected no second operand for a subspace"),
+        (lambda x: iam.verify(x, "box", ["a"] * 4, 1.0), "expected numbers"),
+        (lambda x: iam.steer(iam.verify(x, "box", 0, 1), np.ones(4), 1.0), "got a number for each row"),
         (lambda x: iam.steer(x, np.ones(4), "much"), "expected a number"),
     ],
 )
@@ -89,6 +94,17 @@ def test_what_cannot_be_recorded(function, says):
         ),
         (lambda x: x + np.ones(5), ShapeError, "expected two tensors of one width, got [rows, 4] and [5]"),
         (lambda x: iam.steer(x, np.ones(3), 1.0), ShapeError, "steer: v of shape (4,), got (3,)"),
+        (lambda x: iam.project(x, "ball", np.ones(3), 1.0), ShapeError, "project: first of shape (4,), got (3,)"),
+        (
+            lambda x: iam.project(x, "box", 0.0, [1.0, 2.0, 3.0, 4.0, 5.0]),
+            ShapeError,
+            "project: second of shape (4,), got (5,)",
+        ),
+        (
+            lambda x: iam.verify(x, "subspace", np.ones((2, 3))),
+            ShapeError,
+            "verify: expected first of shape (n, 4), got (2, 3)",
+        ),
         (lambda x: ops.encode(x, np.ones((4, 6)), np.ones(5)), ShapeError, "encode: b_enc of shape (6,), got (5,)"),
         (
             lambda x: ops.residual(ops.encode(x, np.ones((4, 6)), np.ones(6)), x),

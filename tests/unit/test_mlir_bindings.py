@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from iam import ops
 from iam._tools import install_root
 
 ir = pytest.importorskip("iam.mlir.ir", reason="IAM was built without its compiler")
@@ -150,7 +151,13 @@ def test_enumerations(context):
     assert edit.mode == attribute
     assert ir.IntegerAttr(edit.mode).value == dialect.EditMode.Ablate
     assert str(dialect.EditMode.Ablate) == "ablate"
-    assert [str(mode) for mode in dialect.SteerMode] == ["add", "ablate", "clamp"]
+    for words, enumeration in (
+        (ops.EDIT_MODES, dialect.EditMode),
+        (ops.STEER_MODES, dialect.SteerMode),
+        (ops.COMPOSE_RULES, dialect.ComposeRule),
+        (ops.SET_KINDS, dialect.SetKind),
+    ):
+        assert [(str(case), case.value) for case in enumeration] == [(word, i) for i, word in enumerate(words)]
 
 
 # Errors are exceptions.
@@ -187,16 +194,16 @@ def test_wrong_operands_are_errors(context):
 
 def test_failing_pass(context):
     module = ir.Module.parse(
-        "func.func @f(%v: tensor<3x4xf32>, %s: tensor<3xf32>) -> tensor<4xf32> {\n"
-        "  %e = iam.policy.compose sum %v, %s : tensor<3x4xf32>, tensor<3xf32> -> tensor<4xf32>\n"
-        "  return %e : tensor<4xf32>\n}"
+        "func.func @f(%s: tensor<3x64xf32>) -> tensor<3x10xf32> {\n"
+        "  %i, %t = iam.attr.select %s, n = 10 : tensor<3x64xf32> -> tensor<3x10xi32>, tensor<3x10xf32>\n"
+        "  return %t : tensor<3x10xf32>\n}"
     )
     manager = passmanager.PassManager.parse("builtin.module(iam-to-runtime)")
     with pytest.raises(ir.MLIRError) as caught:
         manager.run(module.operation)
     (error,) = caught.value.error_diagnostics
-    assert error.message.startswith("'iam.policy.compose' op is not lowered yet")
-    assert str(error.location) == 'loc("-":2:8)'
+    assert error.message.startswith("'iam.attr.select' op is not lowered yet")
+    assert str(error.location) == 'loc("-":2:12)'
     assert module.operation.verify()
 
 

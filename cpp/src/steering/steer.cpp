@@ -2,26 +2,11 @@
 
 #include "../clt/checks.h"
 #include "../core/kernels.h"
-#include "iam/core/threads.h"
+#include "rows.h"
 
-#include <atomic>
 #include <cmath>
 
 namespace iam::rt {
-namespace {
-
-double dot(const float *a, const float *b, int64_t n) {
-  double sums[4] = {};
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    for (int s = 0; s < 4; ++s)
-      sums[s] += static_cast<double>(a[i + s]) * b[i + s];
-  for (; i < n; ++i)
-    sums[0] += static_cast<double>(a[i]) * b[i];
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
-} // namespace
 
 Status steer(Mat<const float> h, Vec<const float> v, float s, SteerMode mode, Mat<float> out) {
   constexpr const char *op = "iam.policy.steer";
@@ -42,32 +27,22 @@ Status steer(Mat<const float> h, Vec<const float> v, float s, SteerMode mode, Ma
   if (const int64_t c = table->findNonFinite(v.data, v.size); c >= 0)
     return Status(Code::kNonFinite, std::string(op) + ": expected finite v, got " +
                                         printed(v.data[c]) + " at index " + std::to_string(c));
-  constexpr int64_t kPart = 32;
-  std::atomic<int64_t> bad{h.rows}; // the first row that is not finite; it is left as it is
-  IAM_RETURN_IF_ERROR(parallelFor(op, divideUp(h.rows, kPart), [&](int64_t part, int) {
-    for (int64_t r = part * kPart; r < std::min(h.rows, (part + 1) * kPart); ++r) {
-      if (table->findNonFinite(h.row(r), h.cols) >= 0) {
-        for (int64_t seen = bad.load(); r < seen && !bad.compare_exchange_weak(seen, r);) {
-        }
-        return;
-      }
-      double along = s;
-      if (mode == SteerMode::kAblate)
-        along = -static_cast<double>(s) * dot(h.row(r), v.data, v.size) / square;
-      else if (mode == SteerMode::kClamp)
-        along = s / std::sqrt(square) - dot(h.row(r), v.data, v.size) / square;
-      if (out.row(r) != h.row(r))
-        out.vec(r).eigen() = h.vec(r).eigen();
-      table->axpy(static_cast<float>(along), v.data, out.row(r), h.cols);
-    }
+  int64_t bad = h.rows;
+  IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
+    if (table->findNonFinite(h.row(r), h.cols) >= 0)
+      return false; // the row is left as it is
+    double along = s;
+    if (mode == SteerMode::kAblate)
+      along = -static_cast<double>(s) * dot(h.row(r), v.data, v.size) / square;
+    else if (mode == SteerMode::kClamp)
+      along = s / std::sqrt(square) - dot(h.row(r), v.data, v.size) / square;
+    if (out.row(r) != h.row(r))
+      out.vec(r).eigen() = h.vec(r).eigen();
+    table->axpy(static_cast<float>(along), v.data, out.row(r), h.cols);
+    return true;
   }));
-  if (const int64_t r = bad.load(); r < h.rows) {
-    const int64_t c = table->findNonFinite(h.row(r), h.cols);
-    return Status(Code::kNonFinite, std::string(op) + ": expected finite h, got " +
-                                        printed(h(r, c)) + " at row " + std::to_string(r) +
-                                        ", column " + std::to_string(c) + "; h has shape " +
-                                        shapeOf(h));
-  }
+  if (bad < h.rows)
+    return nonFiniteRow(op, h, bad, table->findNonFinite(h.row(bad), h.cols));
   return {};
 }
 

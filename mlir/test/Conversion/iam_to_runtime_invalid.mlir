@@ -65,19 +65,11 @@ func.func @circuit(%f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x
 
 // -----
 
-func.func @compose(%v: tensor<3x4xf32>, %s: tensor<3xf32>) -> tensor<4xf32> {
-  // expected-error @below {{'iam.policy.compose' op is not lowered yet: of the policy family only iam.policy.steer has a compiled form; use iam.reference.policy for small inputs}}
-  %0 = iam.policy.compose sum %v, %s : tensor<3x4xf32>, tensor<3xf32> -> tensor<4xf32>
-  return %0 : tensor<4xf32>
-}
-
-// -----
-
 // Every such op is reported, not the first alone.
-func.func @project_and_verify(%h: tensor<?x4xf32>, %v: tensor<4xf32>, %r: f32) -> tensor<?xf32> {
-  // expected-error @below {{'iam.policy.project' op is not lowered yet}}
-  %0 = iam.policy.project ball %h, %v, %r : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?x4xf32>
-  // expected-error @below {{'iam.policy.verify' op is not lowered yet}}
-  %1 = iam.policy.verify halfspace %0, %v, %r message "bounded" : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
-  return %1 : tensor<?xf32>
+func.func @select_and_circuit(%scores: tensor<?x64xf32>, %f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x3xf32>) -> (tensor<?x10xi32>, tensor<5x3xf32>) {
+  // expected-error @below {{'iam.attr.select' op is not lowered yet}}
+  %i, %t = iam.attr.select %scores, n = 10 : tensor<?x64xf32> -> tensor<?x10xi32>, tensor<?x10xf32>
+  // expected-error @below {{'iam.attr.circuit' op is not lowered yet}}
+  %0 = iam.attr.circuit %f, %W_dec, %W_enc : (tensor<5xf32>, tensor<5x4xf32>, tensor<4x3xf32>) -> tensor<5x3xf32>
+  return %i, %0 : tensor<?x10xi32>, tensor<5x3xf32>
 }

@@ -12,6 +12,7 @@ from typing import Any
 from iam.compiler._engine import ir
 from iam.compiler._recorded import Recorded
 from iam.compiler._trace import FeaturesType, Input, Node, ScalarType, SourceLine, TensorType, Type, Value
+from iam.ops import COMPOSE_RULES, EDIT_MODES, SET_KINDS, STEER_MODES
 
 __all__ = ["build_module"]
 
@@ -339,8 +340,11 @@ class _Builder:
         mlir = ir()
         if name == "features":
             return mlir.DenseI64ArrayAttr.get(list(value))
-        if name == "mode":
-            return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(32), _MODES[op].index(value))
+        if name in _ENUMERATIONS:
+            words = _ENUMERATIONS[name][op]
+            return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(32), words.index(value))
+        if isinstance(value, str):
+            return mlir.StringAttr.get(value)
         if value is True:
             return mlir.UnitAttr.get()
         if isinstance(value, float):
@@ -353,8 +357,12 @@ def _in_place() -> dict[str, Any]:
 
 
 _SEGMENTED = {"iam.clt.edit", "iam.clt.delta"}
-_EDITS = ("set", "scale", "clamp", "ablate")
-_MODES = {"iam.clt.edit": _EDITS, "iam.clt.delta": _EDITS, "iam.policy.steer": ("add", "ablate", "clamp")}
+_ENUMERATIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "mode": {"iam.clt.edit": EDIT_MODES, "iam.clt.delta": EDIT_MODES, "iam.policy.steer": STEER_MODES},
+    "rule": {"iam.policy.compose": COMPOSE_RULES},
+    "kind": {"iam.policy.project": SET_KINDS, "iam.policy.verify": SET_KINDS},
+}
+"""Attributes that are enumerations of the dialect, whose numbers are the positions of these words."""
 
 _LAYER_NORM_EPSILON = 1e-5
 """Of :func:`iam.reference.clt.normalize`."""

@@ -436,6 +436,9 @@ def prepare_entry(function: Any) -> None:
 
 # Programs given as text.
 
+_OF_ROWS = ("iam.policy.steer", "iam.policy.project", "iam.policy.verify")
+"""Ops of the policy family whose results have the rows of their first operand."""
+
 _NUMPY = {"f32": np.float32, "i32": np.int32, "i64": np.int64, "f64": np.float64}
 
 
@@ -555,7 +558,7 @@ def _equal_sizes(function: Any) -> list[list[tuple[int, int]]]:
         values = [v for v in (*op.operands, *op.results) if hasattr(v.type, "rank") or hasattr(v.type, "dictionary")]
         if op.name.startswith(("arith.", "math.")):
             dimensions = range(min((v.type.rank for v in values if hasattr(v.type, "rank")), default=0))
-        elif op.name.startswith("iam.clt.") or op.name == "iam.policy.steer":
+        elif op.name.startswith("iam.clt.") or op.name in _OF_ROWS:
             values, dimensions = [*values[:1], *op.results], range(1)
         else:
             continue

@@ -1,7 +1,7 @@
 """What the compiler made of a recorded function: the program before and after, remarks, and estimated costs.
 
 Costs are counted from shapes, not measured. With ``B`` rows, ``d``, ``d_in``, ``d_out`` widths, ``F`` features, ``A`` active
-features in all rows together, ``n`` edited features, and 4 bytes for every number and index:
+features in all rows together, ``n`` edited features or directions, and 4 bytes for every number and index:
 
 ========================  ====================================  ==========================================================
 op                        flops                                 bytes read; written
@@ -16,6 +16,8 @@ sub                       A1 + A2                               2·(A1 + A2); 2�
 residual                  B·d (+ 2·B·d_in·d)                    B·d + B·d_in (+ d_in·d); B·d
 steer add                 2·B·d                                 B·d + d; B·d
 steer ablate, clamp       4·B·d + 2·d                           B·d + d; B·d
+compose                   2·n·d (orthogonal: + 4·n²·d)          n·d + n; d
+project, verify           4·B·d (subspace of n rows: 4·B·n·d)   B·d + the set; B·d, B
 \\+ - * / and negation     one per element                       the operands; the result
 ========================  ====================================  ==========================================================
 
@@ -313,6 +315,13 @@ def _flops(operation: Any, operands: list[_Value], results: list[_Value]) -> int
     if name == "iam.policy.steer":
         add = _label(operation).endswith("add")
         return 2 * out.elements if add else 4 * out.elements + 2 * out.width
+    if name == "iam.policy.compose":
+        vectors = operands[0]
+        orthogonal = _label(operation).endswith("orthogonal")
+        return 2 * vectors.elements + (4 * vectors.rows * vectors.elements if orthogonal else 0)
+    if name in ("iam.policy.project", "iam.policy.verify"):
+        directions = operands[1].rows if _label(operation).endswith("subspace") else 1
+        return 4 * operands[0].elements * directions
     return None
 
 

@@ -324,7 +324,7 @@ class Specialization:
             array = found[at]
             at += 1
             if leaf is not None and len(prefix := _prefix(leaves[leaf])) != 1:
-                array = array.reshape(*prefix, array.shape[-1])
+                array = array.reshape(*prefix, *array.shape[1:])
             wrapped.append(array if i in self._float32 else wrap(array))
         return _fill(self._tree, wrapped)
 

@@ -422,6 +422,8 @@ class Trace:
                 f"{what}: expected an activation [rows, d], got the vector {x!r}",
                 "A one-dimensional argument beside arguments with rows is a vector; pass it as [1, d] to get one row.",
             )
+        if not value.type.dims:
+            self.fail(f"{what}: expected an activation [rows, d], got a number for each row, {x!r}", "Return it.")
         return value, value.type
 
     def features(self, f: Any, what: str) -> tuple[Value, FeaturesType]:
@@ -643,6 +645,74 @@ class Trace:
         result: TracedTensor = self.node(
             "iam.policy.steer", (value, vector, self.scalar(strength, "steer: strength")), type, mode=mode
         )
+        return result
+
+    def _op_compose(self, vectors: Any, strengths: Any, rule: str) -> TracedTensor:
+        matrix = self.matrix(vectors, "compose: vectors")
+        assert isinstance(matrix.type, TensorType)
+        count, width = matrix.type.dims
+        if _as_number(strengths) is not None or isinstance(strengths, TracedScalar):
+            self.fail(
+                f"compose: strengths: expected one number for each vector, got {describe(strengths)}", "Use a list."
+            )
+        result: TracedTensor = self.node(
+            "iam.policy.compose",
+            (matrix, self._numbers(strengths, count, "compose: strengths")),
+            TensorType(None, (width,)),
+            rule=rule,
+        )
+        return result
+
+    def _op_project(self, h: Any, kind: str, first: Any, second: Any) -> TracedTensor:
+        operands, type = self._set(h, kind, first, second, "project")
+        result: TracedTensor = self.node("iam.policy.project", operands, type, kind=kind)
+        return result
+
+    def _op_verify(self, h: Any, kind: str, first: Any, second: Any, tolerance: float, message: str) -> TracedTensor:
+        operands, type = self._set(h, kind, first, second, "verify")
+        result: TracedTensor = self.node(
+            "iam.policy.verify", operands, TensorType(type.rows, ()), kind=kind, tolerance=tolerance, message=message
+        )
+        return result
+
+    def _set(self, h: Any, kind: str, first: Any, second: Any, op: str) -> tuple[tuple[Value | None, ...], TensorType]:
+        """``h`` and the operands of a set; the type of ``h``."""
+        value, type = self.activation(h, op)
+        if (second is None) != (kind == "subspace"):
+            expected = "no second operand" if kind == "subspace" else "a second operand"
+            self.fail(f"{op}: expected {expected} for a {kind}, got {describe(second)}", "See iam.project.")
+        if kind == "subspace":
+            basis = self.matrix(first, f"{op}: first")
+            assert isinstance(basis.type, TensorType)
+            if basis.type.width != type.width:
+                self._shape_error(f"{op}: expected first of shape (n, {type.width}), got {tuple(basis.type.dims)}")
+            return (value, basis, None), type
+        if kind == "box":
+            low, high = (
+                self._numbers(bound, type.width, f"{op}: {name}")
+                for bound, name in ((first, "first"), (second, "second"))
+            )
+            return (value, low, high), type
+        return (value, self.vector(first, type.width, f"{op}: first"), self.scalar(second, f"{op}: second")), type
+
+    def _numbers(self, given: Any, count: int, what: str) -> Value:
+        """A vector, a list of numbers, or one number for all, as ``[count]``."""
+        if not isinstance(given, (list, tuple)) and not isinstance(given, TracedScalar) and _as_number(given) is None:
+            return self.vector(given, count, what)
+        items = list(given) if isinstance(given, (list, tuple)) else [given] * count
+        if len(items) != count:
+            self._shape_error(f"expected {what} of shape ({count},), got ({len(items)},)", "shape")
+        result: Value
+        if any(isinstance(item, TracedScalar) for item in items):
+            scalars = [self.scalar(item, what) for item in items]
+            result = self.node("from_elements", scalars, TensorType(None, (count,)))._value
+            return result
+        numbers = [_as_number(item) for item in items]
+        for item, number in zip(items, numbers, strict=True):
+            if number is None:
+                self.fail(f"{what}: expected numbers, got {describe(item)}", "Use Python floats.")
+        values = tuple(float(np.float32(number)) for number in numbers if number is not None)
+        result = self.node("constants", (), TensorType(None, (count,)), values=values)._value
         return result
 
     def _op_encode(self, x: Any, W_enc: Any, b_enc: Any, b_dec: Any = None) -> TracedTensor:

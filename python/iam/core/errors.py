@@ -26,6 +26,7 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteError",
     "OutOfMemoryError",
+    "PolicyError",
     "ShapeError",
     "SiteError",
     "TraceError",
@@ -53,6 +54,7 @@ ErrorCode = Literal[
     "non-finite",
     "normalization",
     "out-of-memory",
+    "policy",
     "shape",
     "site",
     "tensor-dtype",
@@ -104,6 +106,24 @@ class NonFiniteError(IamError, ValueError):
     """An input holds NaN or infinity. The message names row, column and value."""
 
     default_code = "non-finite"
+
+
+class PolicyError(IamError, ValueError):
+    """An asserted policy does not hold: :func:`iam.verify`, eagerly or in a program.
+
+    Args:
+        row: The first row that breaks it, leading dimensions flattened.
+        margin: Minus that row's distance from the set; NaN if the row holds NaN or infinity.
+    """
+
+    default_code = "policy"
+
+    def __init__(
+        self, message: str = "", *, code: str | None = None, row: int = -1, margin: float = float("nan")
+    ) -> None:
+        super().__init__(message, code=code)
+        self.row = row
+        self.margin = margin
 
 
 class FormatError(IamError, ValueError):

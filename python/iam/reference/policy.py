@@ -81,15 +81,33 @@ def compose(vectors: Array, strengths: Array, rule: str = "sum") -> Array:
         kept: list[Array] = []
         total = np.zeros(vectors.shape[1], vectors.dtype)
         for v, s in zip(vectors, strengths, strict=True):
-            left = v.copy()
-            for unit in kept:
-                left = left - (left @ unit) * unit
-            norm = np.linalg.norm(left)
-            if norm > 1e-6 * np.linalg.norm(v):  # else it lies in the span of the earlier ones: nothing is left
-                kept.append(left / norm)
+            if not np.isfinite(v).all():  # passes through whole
+                total = total + s * v
+                continue
+            left = _outside(v, kept)
+            if left is not None:
+                kept.append(left / np.linalg.norm(left))
                 total = total + s * left
         return total
     raise ArgumentError(f'iam.policy.compose: unknown rule "{rule}"; expected mean, orthogonal or sum', code="mode")
+
+
+def _outside(v: Array, units: list[Array]) -> Array | None:
+    """What ``v`` does not share with orthonormal ``units``; None if that is at most 1e-6 of its norm."""
+    left = v.copy()
+    for unit in units * 2:  # once more for what rounding left of the first pass
+        left = left - (left @ unit) * unit
+    return left if np.linalg.norm(left) > 1e-6 * np.linalg.norm(v) else None
+
+
+def _orthonormal(vectors: Array) -> Array:
+    """An orthonormal basis ``[rank, d]`` of the span of ``vectors [n, d]`` (Gram-Schmidt)."""
+    units: list[Array] = []
+    for v in vectors:
+        left = _outside(v, units)
+        if left is not None:
+            units.append(left / np.linalg.norm(left))
+    return np.array(units, vectors.dtype).reshape(len(units), vectors.shape[1])
 
 
 def project(h: Array, kind: str, first: Array, second: Any = None) -> Array:
@@ -98,7 +116,7 @@ def project(h: Array, kind: str, first: Array, second: Any = None) -> Array:
     Args:
         h: Activations ``[..., d]``.
         kind: ``halfspace``: ``{h : first·h ≤ second}``; ``ball``: ``{h : ‖h − first‖ ≤ second}``; ``subspace``: the span of the
-            rows of ``first [n, d]``; ``box``: ``first ≤ h ≤ second``, both ``[d]`` or numbers.
+            rows of ``first [n, d]``, where a row within 1e-6 of its norm of the span of earlier ones counts for nothing; ``box``: ``first ≤ h ≤ second``, both ``[d]`` or numbers.
         first: See ``kind``.
         second: See ``kind``; None for ``subspace``.
     Raises:
@@ -119,7 +137,8 @@ def project(h: Array, kind: str, first: Array, second: Any = None) -> Array:
         norm = np.linalg.norm(offset, axis=-1, keepdims=True)
         return first + offset * np.where(norm > second, second / np.where(norm > 0, norm, 1.0), 1.0)
     if kind == "subspace":
-        return h @ np.linalg.pinv(first) @ first
+        basis = _orthonormal(first)
+        return h @ basis.T @ basis
     if kind == "box":
         return np.minimum(np.maximum(h, first), second)
     raise ArgumentError(

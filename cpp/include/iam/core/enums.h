@@ -21,4 +21,19 @@ enum class SteerMode : int64_t {
   kClamp = 2,  ///< h + (s - h.u) u, with u = v / |v|
 };
 
+/// What happens where composed directions overlap.
+enum class ComposeRule : int64_t {
+  kSum = 0,        ///< the sum of s_i v_i
+  kMean = 1,       ///< the sum divided by the number of directions
+  kOrthogonal = 2, ///< earlier directions have priority (Gram-Schmidt)
+};
+
+/// A convex set of activations.
+enum class SetKind : int64_t {
+  kHalfspace = 0, ///< first . h <= second
+  kBall = 1,      ///< |h - first| <= second
+  kSubspace = 2,  ///< the span of the rows of first
+  kBox = 3,       ///< first <= h <= second
+};
+
 } // namespace iam::rt

@@ -3,6 +3,7 @@
 
 #include "iam/core/export.h"
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -20,6 +21,7 @@ enum class Code : int {
   kNonFinite,        ///< NaN or infinity in an input
   kFeatureRange,     ///< a feature index outside the dictionary
   kFeatureDuplicate, ///< an edit names a feature twice
+  kPolicy,           ///< an asserted policy does not hold
   kOutOfMemory,
   kInternal, ///< a broken invariant of ours
 };
@@ -32,6 +34,12 @@ public:
   Status(Code code, std::string message)
       : rep(code == Code::kOk ? nullptr
                               : std::make_shared<const Rep>(Rep{code, std::move(message)})) {}
+  /// A policy that row `row` breaks by `margin`.
+  static Status policy(std::string message, int64_t row, float margin) {
+    Status status;
+    status.rep = std::make_shared<const Rep>(Rep{Code::kPolicy, std::move(message), row, margin});
+    return status;
+  }
 
   bool ok() const { return rep == nullptr; }
   Code code() const { return rep ? rep->code : Code::kOk; }
@@ -40,10 +48,16 @@ public:
     return rep ? rep->message : none;
   }
 
+  /// Of a kPolicy: the first row that breaks it, and its margin.
+  int64_t row() const { return rep ? rep->row : -1; }
+  float margin() const { return rep ? rep->margin : 0; }
+
 private:
   struct Rep {
     Code code;
     std::string message;
+    int64_t row = -1;
+    float margin = 0;
   };
   std::shared_ptr<const Rep> rep;
 };

@@ -83,7 +83,13 @@ public:
 
   /// The edited features, as a constant.
   RuntimeCall &features(ArrayRef<int64_t> indices) {
-    SmallVector<int32_t> narrow(indices.begin(), indices.end());
+    return numbers({indices.begin(), indices.end()});
+  }
+
+  /// A text as its bytes.
+  RuntimeCall &text(StringRef bytes) { return numbers({bytes.bytes_begin(), bytes.bytes_end()}); }
+
+  RuntimeCall &numbers(const SmallVector<int32_t> &narrow) {
     auto type = RankedTensorType::get(static_cast<int64_t>(narrow.size()), builder.getI32Type());
     view(arith::ConstantOp::create(builder, loc, DenseElementsAttr::get(type, ArrayRef(narrow))));
     return *this;
@@ -98,8 +104,8 @@ public:
     return scalar(arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(value)));
   }
 
-  /// New memory that the runtime fills. `rows` and `width` give the sizes that the types leave
-  /// open.
+  /// New memory that the runtime fills. `rows` (the only size of a vector) and `width` give the
+  /// sizes that the types leave open.
   RuntimeCall &write(TypeRange types, function_ref<Value()> rows,
                      function_ref<Value()> width = {}) {
     for (Type type : types) {
@@ -108,7 +114,7 @@ public:
       SmallVector<Value> sizes;
       if (tensor.isDynamicDim(0))
         sizes.push_back(rows());
-      if (tensor.isDynamicDim(1))
+      if (tensor.getRank() > 1 && tensor.isDynamicDim(1))
         sizes.push_back(width());
       Value buffer = memref::AllocOp::create(
           builder, loc, MemRefType::get(tensor.getShape(), tensor.getElementType()), sizes);
@@ -411,6 +417,49 @@ Results lower(PolicySteerOp op, Components<PolicySteerOp> in, Lowering to) {
       .emit();
 }
 
+Results lower(PolicyComposeOp op, Components<PolicyComposeOp> in, Lowering to) {
+  return to.call(EntryPoint::compose)
+      .read(in.getVectors())
+      .read(in.getStrengths())
+      .scalar(static_cast<int64_t>(op.getRule()))
+      .write(op.getType(), [&] { return to.width(in.getVectors()); })
+      .emit();
+}
+
+/// h and the set of policy.project and policy.verify.
+template <typename SetOp>
+RuntimeCall callOnSet(EntryPoint entry, SetOp op, Components<SetOp> in, Lowering to) {
+  const bool isSubspace = op.getKind() == SetKind::Subspace, isBox = op.getKind() == SetKind::Box;
+  RuntimeCall call = to.call(entry);
+  call.read(in.getH())
+      .scalar(static_cast<int64_t>(op.getKind()))
+      .read(isSubspace ? ValueRange{} : in.getFirst())
+      .read(isSubspace ? in.getFirst() : ValueRange{});
+  if (isSubspace || isBox)
+    call.scalar(Value(
+        arith::ConstantOp::create(to.builder, op.getLoc(), to.builder.getF32FloatAttr(0.0f))));
+  else
+    call.scalar(op.getSecond());
+  call.read(isBox ? in.getSecond() : ValueRange{});
+  return call;
+}
+
+Results lower(PolicyProjectOp op, Components<PolicyProjectOp> in, Lowering to) {
+  return callOnSet(EntryPoint::project, op, in, to)
+      .write(
+          op.getType(), [&] { return to.rows(in.getH()); }, [&] { return to.width(in.getH()); })
+      .emit();
+}
+
+Results lower(PolicyVerifyOp op, Components<PolicyVerifyOp> in, Lowering to) {
+  Value tolerance = arith::ConstantOp::create(to.builder, op.getLoc(), op.getToleranceAttr());
+  return callOnSet(EntryPoint::verify, op, in, to)
+      .scalar(tolerance)
+      .text(op.getMessage())
+      .write(op.getType(), [&] { return to.rows(in.getH()); })
+      .emit();
+}
+
 //===----------------------------------------------------------------------===//
 // Patterns
 //===----------------------------------------------------------------------===//
@@ -498,11 +547,6 @@ std::optional<StringRef> whyNotLowered(Operation *op) {
       .Case<AttrPathOp, AttrGradOp, AttrSelectOp, AttrCircuitOp>([](auto) {
         return "attribution has no compiled form; use iam.reference.attr for small inputs";
       })
-      .Case<PolicyComposeOp, PolicyProjectOp, PolicyVerifyOp>([](auto) {
-        return "of the policy family only iam.policy.steer has a compiled form; use "
-               "iam.reference.policy for small "
-               "inputs";
-      })
       .Default([](auto) { return std::nullopt; });
 }
 
@@ -526,7 +570,8 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
                  ToRuntime<CLTBatchTopKOp>, ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>,
                  ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>, ToRuntime<CLTDensifyOp>,
                  ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,
-                 ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ConvertReturn, ConvertCall,
+                 ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ToRuntime<PolicyComposeOp>,
+                 ToRuntime<PolicyProjectOp>, ToRuntime<PolicyVerifyOp>, ConvertReturn, ConvertCall,
                  ConvertSelect>(converter, context);
     populateFunctionOpInterfaceTypeConversionPattern<func::FuncOp>(patterns, converter);
 

@@ -1,4 +1,4 @@
-"""The clt ops and steer in plain torch: for tensors that the kernels cannot take.
+"""The clt ops and those of the policy family in plain torch: for tensors that the kernels cannot take.
 
 These run where the tensors are (a GPU), and gradients flow through them. Same results as the kernels up to float32
 rounding, same tie rule, sparse in and sparse out. Inputs are checked by the callers; ``x`` and ``pre`` are ``[rows, width]``.
@@ -6,11 +6,12 @@ rounding, same tie rule, sparse in and sparse out. Inputs are checked by the cal
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from iam.core.errors import NonFiniteError
+from iam.core.errors import NonFiniteError, PolicyError
 
 __all__ = [
     "abstopk",
@@ -271,6 +272,96 @@ def steer(h: Tensor, v: Tensor, strength: float, mode: str) -> Tensor:
         return h - strength * ((h @ v) / square).unsqueeze(-1) * v
     unit = v / square.sqrt()
     return h + (strength - h @ unit).unsqueeze(-1) * unit
+
+
+_DEPENDENT = 1e-6
+"""What a direction keeps of its norm outside of the span of others is more than this, or it lies in the span."""
+
+
+def _orthonormal(vectors: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+    """A basis of the span of ``vectors [n, d]`` (Gram-Schmidt), and what each does not share with those before it."""
+    units: list[Tensor] = []
+    parts: list[Tensor | None] = []
+    for v in vectors:
+        left = v
+        for unit in units * 2:  # once more for what rounding left of the first pass
+            left = left - (left @ unit) * unit
+        norm = torch.linalg.vector_norm(left)
+        independent = bool(norm > _DEPENDENT * torch.linalg.vector_norm(v))
+        parts.append(left if independent else None)
+        if independent:
+            units.append(left / norm)
+    return units, parts
+
+
+def compose(vectors: Tensor, strengths: Tensor, rule: str) -> Tensor:
+    """``vectors [n, d]`` as one edit ``[d]``."""
+    vectors, strengths = vectors.double(), strengths.double()
+    if rule != "orthogonal":
+        total = strengths @ vectors
+        return total / max(len(vectors), 1) if rule == "mean" else total
+    total = vectors.new_zeros(vectors.shape[1])
+    finite = vectors.isfinite().all(dim=-1)
+    for s, v in zip(strengths[~finite], vectors[~finite], strict=True):
+        total = total + s * v  # passes through whole
+    for s, part in zip(strengths[finite], _orthonormal(vectors[finite])[1], strict=True):
+        total = total if part is None else total + s * part
+    return total
+
+
+def project(h: Tensor, kind: str, first: Tensor, second: Any) -> Tensor:
+    """``h [rows, d]`` moved into a set that was checked; float64 arithmetic."""
+    check_finite(h, op="iam.policy.project", name="h")
+    h, first = h.double(), first.double()
+    if kind == "halfspace":
+        return h - (torch.relu(h @ first - second) / (first @ first)).unsqueeze(-1) * first
+    if kind == "ball":
+        offset = h - first
+        norm = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
+        outside = norm > second
+        if not math.isfinite(second):
+            return h
+        return torch.where(outside, first + offset * (second / torch.where(outside, norm, 1.0)), h)
+    if kind == "box":
+        return torch.minimum(torch.maximum(h, first), second.double())
+    return _into_span(h, first)
+
+
+def _into_span(h: Tensor, basis: Tensor) -> Tensor:
+    units, _ = _orthonormal(basis)
+    if len(units) == h.shape[1]:
+        return h
+    moved = torch.zeros_like(h)
+    for unit in units:
+        moved = moved + (h @ unit).unsqueeze(-1) * unit
+    return moved
+
+
+def margins(h: Tensor, kind: str, first: Tensor, second: Any, tolerance: float, message: str) -> Tensor:
+    """How far inside a set each row of ``h`` is ``[rows]``; PolicyError below ``-tolerance``."""
+    h, first = h.double(), first.double()
+    if kind == "halfspace":
+        margin = (second - h @ first) / torch.linalg.vector_norm(first)
+    elif kind == "ball":
+        margin = second - torch.linalg.vector_norm(h - first, dim=-1)
+    elif kind == "box":
+        room = torch.minimum(h - first, second.double() - h)
+        outside = torch.linalg.vector_norm(room.clamp(max=0), dim=-1)
+        margin = torch.where(outside > 0, -outside, room.amin(dim=-1))
+    else:
+        margin = -torch.linalg.vector_norm(h - _into_span(h, first), dim=-1)
+    margin = torch.where(h.isfinite().all(dim=-1), margin, math.nan)
+    bad = ~(margin.float() >= -tolerance)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        value = float(margin.detach()[row])
+        raise PolicyError(
+            f"iam.policy.verify: {message}: expected margins >= {0 - tolerance:g}, got {value:g} at row {row}; "
+            f"h has shape {list(h.shape)}",
+            row=row,
+            margin=value,
+        )
+    return margin
 
 
 def residual(y: Tensor, x: Tensor, W_skip: Tensor | None) -> Any:
