@@ -69,14 +69,15 @@ TEST(Compose, RefusesWhatDoesNotFit) {
 
 TEST(Sets, RowsInsideStayAndMovedRowsAreInside) {
   for (const int64_t d : {1, 3, 64, 577})
-    for (const float size : {1e-3f, 1.0f, 1e4f}) {
+    for (const float size : {1e-3f, 1.0f, 1e4f, 1e20f}) {
       Floats h = normal(70, d, 1), low(1, d), high(1, d);
       const Floats p = normal(1, d, 2);
       for (float &x : h.at)
         x *= size;
       for (int64_t c = 0; c < d; ++c)
         low(0, c) = -0.5f * size, high(0, c) = 0.25f * size;
-      for (const Set &set : {halfspace(p, 0.1f), ball(p, 0.7f), ball(p, 0), box(low, high)}) {
+      for (const Set &set :
+           {halfspace(p, 0.1f), halfspace(p, -1.0f), ball(p, 0.7f), ball(p, 0), box(low, high)}) {
         Floats out(70, d), again(70, d), margin(1, 70);
         expectOk(project(h.mat(), set, out.mat()));
         expectOk(verify(out.mat(), set, 0, "inside", writable(margin)));

@@ -17,7 +17,7 @@ KINDS = ("halfspace", "ball", "subspace", "box")
 SHAPES = [(0, 3, 2), (1, 1, 1), (1, 1, 3), (2, 3, 0), (5, 4, 7), (33, 7, 3), (65, 97, 5), (129, 16, 16)]
 shapes = st.sampled_from(SHAPES)
 seeds = st.integers(0, 2**16)
-scales = st.sampled_from([1e-3, 1.0, 1e4])
+scales = st.sampled_from([1e-3, 1.0, 1e4, 1e15])
 EPS = float(np.finfo(np.float32).eps)
 
 
@@ -66,7 +66,7 @@ def test_project_and_verify(kind, shape, seed, scale):
         # A span is reached by a rounding of each coordinate.
         tolerance = 0.0 if kind != "subspace" else float(EPS * 10 * scale * np.sqrt(width))
         margins = iam.verify(moved, kind, first, second, tolerance=tolerance)
-        return moved, margins, iam.verify(h, kind, first, second, tolerance=1e9)
+        return moved, margins, iam.verify(h, kind, first, second, tolerance=1e30)
 
     moved, inside, margins = program(h)
     for a, b in zip((moved, inside, margins), compiled(program, h), strict=True):
@@ -219,7 +219,7 @@ def test_gradients_flow_through_torch(kind):
     moved = iam.project(leaf, kind, first, second)
     np.testing.assert_allclose(moved.detach().numpy(), iam.project(h, kind, first, second), rtol=1e-5, atol=1e-6)
     margins = iam.verify(leaf, kind, first, second, tolerance=1e9)
-    expected = iam.verify(h, kind, first, second, tolerance=1e9)
+    expected = iam.verify(h, kind, first, second, tolerance=1e30)
     np.testing.assert_allclose(margins.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
     weights = torch.from_numpy(rng.normal(size=h.shape))
     (moved.double() * weights).sum().backward()

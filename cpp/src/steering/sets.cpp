@@ -141,21 +141,23 @@ private:
 
   void projectHalfspace(const float *h, float *out) const {
     const float *normal = set.point.data;
-    const double along = dot(h, normal, width);
+    double along = dot(h, normal, width);
     if (along <= set.bound)
       return copy(h, out);
-    const double step = (along - set.bound) / square;
-    double rounding = 0; // the most that rounding the result adds to its inner product
-    for (int64_t c = 0; c < width; ++c) {
-      const double exact = h[c] - step * normal[c];
-      out[c] = static_cast<float>(exact);
-      rounding += kRounding * std::abs(exact * normal[c]);
+    move(h, (along - set.bound) / square, out);
+    // Rounding may have left the row outside: to float32, or to float64 where h is far away. Then it moves again, from
+    // near the border, to within it by the most that rounding to float32 adds to its inner product.
+    for (int i = 0; i < 4 && (along = dot(out, normal, width)) > set.bound; ++i) {
+      double rounding = 0;
+      for (int64_t c = 0; c < width; ++c)
+        rounding += kRounding * std::abs(static_cast<double>(out[c]) * normal[c]);
+      move(out, (along - set.bound + rounding) / square, out);
     }
-    if (dot(out, normal, width) <= set.bound)
-      return;
-    const double further = step + rounding / square;
+  }
+
+  void move(const float *from, double step, float *out) const {
     for (int64_t c = 0; c < width; ++c)
-      out[c] = static_cast<float>(h[c] - further * normal[c]);
+      out[c] = static_cast<float>(from[c] - step * set.point[c]);
   }
 
   void projectBall(const float *h, float *out) const {
