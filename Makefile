@@ -46,7 +46,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test parity bench notebook lint format clean distclean build model test-cpp test-asan test-lit test-python
+.PHONY: help demo test parity bench fuzz notebook lint format clean distclean build model test-cpp test-asan test-lit test-python
 
 help: ## what there is (this text)
 	@printf 'IAM: interpretable AI with MLIR\n\n'
@@ -170,6 +170,12 @@ $(BENCH)/.stamps/parity: $(BENCH)/.stamps/tools
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) --no-deps $(PARITY_TOOLS)
 	@$(BENCH)/bin/python -W ignore -c 'import sparsify, circuit_tracer.transcoder.cross_layer_transcoder'
 	@touch $@
+
+fuzz: build ## random programs against the oracle, and damaged inputs for iam-opt (long)
+	@$(say) "random programs"
+	@$(PY) tests/fuzz/programs.py --random 2000
+	@$(say) "iam-opt"
+	@$(PY) tests/fuzz/fuzz_iam_opt.py --runs 120000 --workers $(JOBS)
 
 notebook: build model ## execute the notebooks again and store their outputs (minutes)
 	@$(say) "notebooks"

@@ -416,7 +416,7 @@ def edit(
         b: One number or ``[n]``; only for ``clamp``.
     Raises:
         ArgumentError: unknown mode (``mode``), operands that the mode does not take (``argument``), index out of range
-            (``feature-range``) or repeated (``feature-duplicate``).
+            (``feature-range``) or repeated (``feature-duplicate``), ``clamp`` with ``a > b``.
 
     ``set`` and ``clamp`` also reach features that are inactive. Original to IAM; feature steering as in Templeton et al.
     2024, transformer-circuits.pub/2024/scaling-monosemanticity.
@@ -435,6 +435,8 @@ def edit(
     zero = np.zeros((), f.dtype)
     low = zero if a is None else np.asarray(a, f.dtype)
     high = zero if b is None else np.asarray(b, f.dtype)
+    if mode == "clamp" and np.any(low > high):
+        raise ArgumentError(f"iam.clt.edit: expected clamp bounds a <= b, got a={low}, b={high}")
     new = {
         "set": lambda: np.broadcast_to(low, old.shape),
         "scale": lambda: old * low,

@@ -452,8 +452,7 @@ def IAM_CLTEditOp : IAM_Op<"clt.edit", [Pure, AttrSizedOperandSegments]> {
     `set` and `clamp` give `k + n` slots, the last `n` for the listed features that
     had none (padding where not needed).
 
-    With `a > b` the result of `clamp` is `b`. NaN in `a` or `b` is an error at run
-    time.
+    `clamp` with `a > b`, and NaN in `a` or `b`, are errors at run time.
 
     Folds: no listed feature is no edit; an `ablate` after an `ablate` of the same
     features or more is dropped, of other features is merged; an edit that
