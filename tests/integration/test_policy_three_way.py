@@ -251,3 +251,22 @@ def test_compose_in_torch(rule):
     for i in range(4):
         one = np.eye(4, dtype=np.float32)[i]
         assert strengths.grad[i].item() == pytest.approx(iam.compose(vectors, one, rule).sum(), rel=1e-5, abs=1e-6)
+
+
+def test_a_projection_proves_its_assertion_until_the_value_changes():
+    centre = np.zeros(2, np.float32)
+
+    @iam.jit
+    def program(h):
+        moved = iam.project(h, "ball", centre, 1.0)
+        iam.verify(moved, "ball", centre, 1.0)
+        pushed = iam.steer(moved, np.ones(2, np.float32), 0.5)
+        iam.verify(pushed, "ball", centre, 1.0, message="not pushed out")
+        return pushed
+
+    proved, stays = (remark for remark in program.explain(H).remarks if 'iam.policy.verify "' in remark)
+    assert "test_policy_three_way.py" in proved
+    assert "is proved and not checked" in proved
+    assert "after the projection onto its set, iam.policy.steer changed the activations" in stays
+    with pytest.raises(PolicyError, match="not pushed out"):
+        program(H)

@@ -21,6 +21,7 @@ constexpr PipelineStep kFuse[] = {
     {"symbol-dce", "helpers without callers are not compiled"},
     {"canonicalize", "merge edits, drop zero biases: fewer forms for the fusion to know"},
     {"cse", "two encodes or decodes of one value are one; fusion compares SSA values"},
+    {"iam-verify-discharge", "assertions that a projection proves are not checked"},
     {"iam-clt-fusion", "no dense codes, no full passes over the dictionary"},
     {"canonicalize", "encodes, edits and decodes that fusion left without use go away"},
     {"cse", "deltas of one edit at several places are one"},

@@ -11,6 +11,7 @@
 // FUSE: symbol-dce
 // FUSE: canonicalize
 // FUSE: cse
+// FUSE: iam-verify-discharge
 // FUSE: iam-clt-fusion
 // FUSE: canonicalize
 // FUSE: cse

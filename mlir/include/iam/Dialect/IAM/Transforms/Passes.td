@@ -75,4 +75,37 @@ def CLTFusionPass : Pass<"iam-clt-fusion"> {
   let dependentDialects = ["iam::IAMDialect", "mlir::arith::ArithDialect"];
 }
 
+def VerifyDischargePass : Pass<"iam-verify-discharge"> {
+  let summary = "Remove assertions that a projection proves";
+  let description = [{
+    An `iam.policy.verify` whose value is the result of an `iam.policy.project` onto
+    the same set (the same kind and the same SSA operands) is proved, and erased if
+    nothing reads its margins.
+
+    ```mlir
+    %p = iam.policy.project ball %h, %c, %r : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?x4xf32>
+    %m = iam.policy.verify ball %p, %c, %r message "small" : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
+    ```
+
+    Sound for every tolerance: the kernel of `iam.policy.project` leaves rows inside
+    by the arithmetic of `iam.policy.verify`, except where it rounds to a subnormal
+    number; what makes one an error (a set that is none, NaN, infinity) makes the other
+    one. Under XLA, which has its own arithmetic, within rounding.
+
+    Holds back for a subspace, where a projection is inside only within rounding;
+    when the value was changed after the projection; and when margins are read: they
+    are the work, and the assertion on them is free.
+
+    Remarks: what was proved and not checked; of what stays although its set was
+    projected onto, the op that changed the value since, or that it is a subspace.
+
+    Idempotent. Run it after CSE, which makes equal operands one.
+  }];
+  let statistics = [
+    Statistic<"numProved", "num-proved", "Number of assertions proved">,
+    Statistic<"numErased", "num-erased", "Number of assertions erased">,
+  ];
+  let dependentDialects = ["iam::IAMDialect"];
+}
+
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES
