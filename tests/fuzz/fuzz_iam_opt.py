@@ -379,7 +379,7 @@ class Grammar:
             self.activation, self.fused, self.pursue, self.decode, self.decode, self.edit, self.edit, self.sub, self.densify,
             self.residual, self.steer, self.arithmetic, self.policy, self.compose, self.select,
         )  # fmt: skip
-        usual = steps[:12] if self.rng.random() < 0.7 else steps  # the others are not lowered yet
+        usual = steps[:-1] if self.rng.random() < 0.7 else steps  # attr ops are not lowered yet
         for _ in range(self.rng.randint(1, 12)):
             self.rng.choice(usual)()
         results = self.rng.sample(self.values, min(len(self.values), self.rng.randint(0, 3)))
