@@ -213,6 +213,17 @@ ENTRY(encode_threshold)(MemRefCsr *result, F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, 
   });
 }
 
+ENTRY(encode_threshold_only)(MemRefCsr *result, F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, F1 *theta,
+                             I1 *only) {
+  enterCsr("iam.clt.encode_threshold_only", result, x->sizes[0],
+           [&](Views &views, CsrResult &codes) {
+             const Encoder e = {views.in(x), views.in(wEnc), views.in(bEnc), views.in(bDec)};
+             const auto limits = views.in(theta);
+             const auto features = views.in(only);
+             return RUN(encodeThresholdOnly(e, limits, features, codes));
+           });
+}
+
 ENTRY(topk)(F2 *pre, F2 *values, I2 *indices) {
   enter("iam.clt.topk", [&](Views &views) {
     const auto in = views.in(pre);

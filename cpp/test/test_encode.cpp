@@ -556,6 +556,53 @@ TEST(EncodeThreshold, IsTheThresholdOfTheDensePreActivations) {
   }
 }
 
+TEST(EncodeThresholdOnly, IsEncodeThresholdOfTheseFeatures) {
+  for (const auto &[rows, depth, features] : kSizes) {
+    const Problem p(rows, depth, features, 3, depth < 10);
+    const Floats theta = integers(1, features, 11);
+    Floats all(rows, features), some(rows, features);
+    for (const int32_t step : {1, 2, 7, 1000}) {
+      std::vector<int32_t> only; // the first feature always, the last with step 1
+      for (int32_t f = 0; f < features; f += step)
+        only.push_back(f);
+      for (const bool jump : {false, true}) {
+        const Vec<const float> limits = jump ? theta.vec() : Vec<const float>();
+        CsrResult full, codes;
+        expectOk(encodeThreshold(p.view(), limits, full));
+        expectOk(encodeThresholdOnly(p.view(), limits,
+                                     {only.data(), static_cast<int64_t>(only.size())}, codes));
+        expectOk(densify(full.view(), all.mat()));
+        expectOk(densify(codes.view(), some.mat()));
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t f = 0; f < features; ++f)
+            ASSERT_EQ(some(r, f), f % step == 0 ? all(r, f) : 0.0f);
+          EXPECT_TRUE(std::is_sorted(codes.indices.data() + codes.offsets[r],
+                                     codes.indices.data() + codes.offsets[r + 1]));
+        }
+      }
+    }
+  }
+}
+
+TEST(EncodeThresholdOnly, FeaturesAreChecked) {
+  Problem p(4, 6, 10);
+  CsrResult codes;
+  const auto with = [&](std::vector<int32_t> only) {
+    return encodeThresholdOnly(p.view(), {}, {only.data(), static_cast<int64_t>(only.size())},
+                               codes);
+  };
+  expectError(with({}), Code::kInvalidArgument, "expected at least one feature");
+  expectError(with({3, 10}), Code::kFeatureRange, "expected features in 0..9, got 10");
+  expectError(with({-1}), Code::kFeatureRange, "got -1");
+  expectError(with({3, 3}), Code::kInvalidArgument, "got 3 after 3");
+  expectError(with({5, 2}), Code::kInvalidArgument, "got 2 after 5");
+  p.w(5, 7) = std::numeric_limits<float>::quiet_NaN();
+  expectOk(with({6, 8}));
+  expectError(with({6, 7}), Code::kNonFinite, "feature 7 in row 0");
+  p.x(1, 5) = std::numeric_limits<float>::infinity();
+  expectError(with({6, 8}), Code::kNonFinite, "at row 1, column 5");
+}
+
 TEST(Encode, NonFiniteInputIsNamed) {
   for (const int64_t rows : {2, 40})
     for (const float bad :

@@ -178,6 +178,20 @@ void bindClt(py::module_ &m) {
       py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("threshold"),
       "JumpReLU codes, ReLU without threshold: (values, indices, offsets).");
   m.def(
+      "encode_threshold_only",
+      [](O x, O wEnc, O bEnc, O bDec, O theta, O only) {
+        const char *op = "iam.clt.encode_threshold_only";
+        const EncoderInputs in(op, x, wEnc, bEnc, bDec);
+        const auto limits = optional<float>(op, "threshold", theta, 1);
+        const Input<int32_t> features(op, "only", only, 1);
+        rt::CsrResult out;
+        call(op,
+             [&] { return rt::encodeThresholdOnly(in.view(), limits.vec(), features.vec(), out); });
+        return give(std::move(out));
+      },
+      py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("threshold"),
+      py::arg("only"), "encode_threshold of the features in `only` (ascending) alone.");
+  m.def(
       "topk",
       [](O pre, int64_t k) {
         const char *op = "iam.clt.topk";

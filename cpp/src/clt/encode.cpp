@@ -435,11 +435,12 @@ Status encodeGroupMax(const Encoder &e, FixedCodesOut codes) {
   return at < 0 ? Status() : nanStatus(op, at / weights.features, at % weights.features);
 }
 
-Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &codes) {
-  constexpr const char *op = "iam.clt.encode_threshold";
-  IAM_RETURN_IF_ERROR(checkEncoder(op, e));
-  if (!theta.empty())
-    IAM_RETURN_IF_ERROR(expectSize(op, "threshold", theta, e.wEnc.cols, "the columns of W_enc"));
+namespace {
+
+// encodeThreshold of operands that fit. `ids`, one per column of W_enc, are what the features are
+// called; empty: their number.
+Status encodeAbove(const char *op, const Encoder &e, Vec<const float> theta, Vec<const int32_t> ids,
+                   CsrResult &codes) {
   const Table *table = nullptr;
   IAM_RETURN_IF_ERROR(kernels::get(table));
   const int64_t rows = e.x.rows;
@@ -492,7 +493,8 @@ Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &code
     return outOfMemory(op);
   for (int64_t task = 0; task < tasks; ++task)
     if (const Pair nan = kept[static_cast<std::size_t>(task)].nan; nan.row >= 0)
-      return nanStatus(op, task / chunks * kRowPart + nan.row, nan.feature);
+      return nanStatus(op, task / chunks * kRowPart + nan.row,
+                       ids.empty() ? nan.feature : ids[nan.feature]);
   IAM_RETURN_IF_ERROR(codes.offsets.resize(rows + 1, op));
   int64_t total = 0;
   codes.offsets[0] = 0;
@@ -513,11 +515,93 @@ Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &code
         const int32_t n = counts[(part * chunks + c) * partRows + r - first];
         int64_t &from = read[static_cast<std::size_t>(c)];
         std::copy_n(own.values.data() + from, n, codes.values.data() + at);
-        std::copy_n(own.indices.data() + from, n, codes.indices.data() + at);
+        const int32_t *found = own.indices.data() + from;
+        if (ids.empty())
+          std::copy_n(found, n, codes.indices.data() + at);
+        else
+          std::transform(found, found + n, codes.indices.data() + at,
+                         [&](int32_t column) { return ids[column]; });
         from += n, at += n;
       }
     }
   });
+}
+
+Status checkThreshold(const char *op, const Encoder &e, Vec<const float> theta) {
+  IAM_RETURN_IF_ERROR(checkEncoder(op, e));
+  if (!theta.empty())
+    IAM_RETURN_IF_ERROR(expectSize(op, "threshold", theta, e.wEnc.cols, "the columns of W_enc"));
+  return {};
+}
+
+// Ascending, so that the rows of the result are: their order is that of the columns.
+Status expectAscending(const char *op, Vec<const int32_t> only, int64_t features) {
+  if (only.empty())
+    return Status(Code::kInvalidArgument, std::string(op) + ": expected at least one feature");
+  for (int64_t i = 0; i < only.size; ++i) {
+    if (only[i] < 0 || only[i] >= features)
+      return Status(Code::kFeatureRange, std::string(op) + ": expected features in 0.." +
+                                             std::to_string(features - 1) + ", got " +
+                                             std::to_string(only[i]));
+    if (i > 0 && only[i] <= only[i - 1])
+      return Status(Code::kInvalidArgument,
+                    std::string(op) + ": expected features in ascending order, each once, got " +
+                        std::to_string(only[i]) + " after " + std::to_string(only[i - 1]));
+  }
+  return {};
+}
+
+// The chosen columns of W_enc, b_enc and threshold, side by side.
+struct Columns {
+  Buffer<float> w, b, theta;
+
+  Status gather(const char *op, const Encoder &e, Vec<const float> threshold,
+                Vec<const int32_t> only) {
+    const int64_t n = only.size, depth = e.wEnc.rows;
+    IAM_RETURN_IF_ERROR(w.resize(depth * n, op));
+    IAM_RETURN_IF_ERROR(take(op, e.bEnc, only, b));
+    IAM_RETURN_IF_ERROR(take(op, threshold, only, theta));
+    constexpr int64_t kPart = 128;
+    return parallelFor(op, divideUp(depth, kPart), [&](int64_t part, int) {
+      const int64_t first = part * kPart, last = std::min(depth, first + kPart);
+      for (int64_t i = first; i < last; ++i) {
+        const float *from = e.wEnc.row(i);
+        float *to = w.data() + i * n;
+        for (int64_t j = 0; j < n; ++j)
+          to[j] = from[only[j]];
+      }
+    });
+  }
+
+  static Status take(const char *op, Vec<const float> from, Vec<const int32_t> only,
+                     Buffer<float> &to) {
+    IAM_RETURN_IF_ERROR(to.resize(from.empty() ? 0 : only.size, op));
+    for (int64_t j = 0; j < to.size(); ++j)
+      to[j] = from[only[j]];
+    return {};
+  }
+};
+
+} // namespace
+
+Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &codes) {
+  constexpr const char *op = "iam.clt.encode_threshold";
+  IAM_RETURN_IF_ERROR(checkThreshold(op, e, theta));
+  return encodeAbove(op, e, theta, {}, codes);
+}
+
+Status encodeThresholdOnly(const Encoder &e, Vec<const float> theta, Vec<const int32_t> only,
+                           CsrResult &codes) {
+  constexpr const char *op = "iam.clt.encode_threshold_only";
+  IAM_RETURN_IF_ERROR(checkThreshold(op, e, theta));
+  IAM_RETURN_IF_ERROR(expectAscending(op, only, e.wEnc.cols));
+  Columns columns;
+  IAM_RETURN_IF_ERROR(columns.gather(op, e, theta, only));
+  const Encoder sliced = {e.x,
+                          {columns.w.data(), e.wEnc.rows, only.size},
+                          {columns.b.data(), columns.b.size()},
+                          e.bDec};
+  return encodeAbove(op, sliced, {columns.theta.data(), columns.theta.size()}, only, codes);
 }
 
 } // namespace iam::rt

@@ -25,6 +25,7 @@ constexpr PipelineStep kFuse[] = {
     {"iam-clt-fusion", "no dense codes, no full passes over the dictionary"},
     {"canonicalize", "encodes, edits and decodes that fusion left without use go away"},
     {"cse", "deltas of one edit at several places are one"},
+    {"iam-demand-driven-encode", "what the deltas leave unread is not encoded"},
 };
 
 constexpr PipelineStep kToLoops[] = {

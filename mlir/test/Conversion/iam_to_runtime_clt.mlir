@@ -193,6 +193,15 @@ func.func @encode_sparse_relu(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: ten
   return %f : !iam.features<?x16xf32>
 }
 
+// The features are a constant, after the threshold.
+// CHECK-LABEL: func.func @encode_sparse_only(
+// CHECK: arith.constant dense<[0, 15]> : tensor<2xi32>
+// CHECK: call @iam_rt_encode_threshold_only(
+func.func @encode_sparse_only(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %t: tensor<16xf32>) -> !iam.features<?x16xf32> {
+  %f = iam.clt.encode_sparse jumprelu %x, %W, %b threshold %t only [0, 15] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
 // CHECK-LABEL: func.func @decode_k(
 // CHECK-SAME: %[[V:.*]]: tensor<?x2xf32>, %[[I:.*]]: tensor<?x2xi32>, %[[W:.*]]: tensor<16x4xf32>, %[[B:.*]]: tensor<4xf32>)
 // CHECK: to_buffer %[[V]]

@@ -15,6 +15,7 @@
 // FUSE: iam-clt-fusion
 // FUSE: canonicalize
 // FUSE: cse
+// FUSE: iam-demand-driven-encode
 
 // LOOPS: iam-to-linalg
 // LOOPS: convert-elementwise-to-linalg

@@ -4,6 +4,7 @@
 // RUN: iam-opt --show-dialects | FileCheck %s --check-prefix=DIALECTS
 
 // CHECK: --iam-clt-fusion
+// CHECK: --iam-demand-driven-encode
 // CHECK: --iam-prepare-entry-points
 // CHECK: --iam-prepare-for-llvm
 // CHECK: --iam-reuse-operands

@@ -21,7 +21,7 @@ project, verify           4·B·d (subspace of n rows: 4·B·n·d)   B·d + the 
 \\+ - * / and negation     one per element                       the operands; the result
 ========================  ====================================  ==========================================================
 
-``(+ ...)`` counts where the operand is there. ``A`` is ``B·k`` for features with k slots; ``B·min(F, 64)`` is assumed for others
+``(+ ...)`` counts where the operand is there. For an ``encode_sparse`` of ``only`` some features, ``F`` is their number. ``A`` is ``B·k`` for features with k slots; ``B·min(F, 64)`` is assumed for others
 unless they are arguments. Elementwise ops whose result only elementwise ops read are one loop with these: they write
 nothing, and are not read. *Memory* is what the results of the ops take, and *peak* the most that is alive at one time when
 every result dies after its last use; arguments are not counted.
@@ -245,7 +245,9 @@ class _Counting:
         for result in operation.results:
             if str(result.type) == "index":
                 self._rows[result] = rows or 1
-            self._values[result] = self._value(result.type, rows or 1)
+            some = len(operation.attributes["only"]) if "only" in operation.attributes else None
+            active = None if some is None else (rows or operands[0].rows) * min(some, _ASSUMED_ACTIVE)
+            self._values[result] = self._value(result.type, rows or 1, active)
         results = [self._values[result] for result in operation.results]
         if operation.name in _HELPERS:
             return None, 0
@@ -282,7 +284,16 @@ def _read(operation: Any, index: int, operands: list[_Value]) -> int:
     value = operands[index]
     if operation.name == "iam.clt.decode" and index == 1:  # the rows of active features
         return min(operands[0].active, value.rows) * value.width * _SIZE
+    if (
+        operation.name == "iam.clt.encode_sparse" and index > 0 and value.width == operands[1].width
+    ):  # W_enc, b_enc, ...
+        return value.elements // value.width * _encoded(operation, operands) * _SIZE
     return value.bytes
+
+
+def _encoded(operation: Any, operands: list[_Value]) -> int:
+    """The features that an encode computes: those of its weights, or of ``only``."""
+    return len(operation.attributes["only"]) if "only" in operation.attributes else operands[1].width
 
 
 def _flops(operation: Any, operands: list[_Value], results: list[_Value]) -> int | None:
@@ -293,7 +304,7 @@ def _flops(operation: Any, operands: list[_Value], results: list[_Value]) -> int
     if name in _ELEMENTWISE:
         return out.elements
     if name in ("iam.clt.encode", "iam.clt.encode_sparse"):
-        x, features = operands[0], operands[1].width
+        x, features = operands[0], _encoded(operation, operands)
         subtract = len(operands) > 3 and operands[3].elements == x.width
         return (
             2 * x.elements * features

@@ -316,15 +316,32 @@ def encode_sparse(
     *,
     threshold: Array | None = None,
     k: int | None = None,
+    only: Sequence[int] | None = None,
 ) -> Array:
     """Encode, then ``topk``, ``abstopk``, ``groupmax``, ``jumprelu`` or ``relu``; the compiler fuses the two.
 
+    Args:
+        only: For ``jumprelu`` and ``relu``: the features to encode, in any order; the others are 0.
+
     Raises:
-        ArgumentError: another activation, one of the first three without ``k``, ``jumprelu`` without ``threshold``.
+        ArgumentError: another activation, one of the first three without ``k`` or with ``only``, ``jumprelu`` without
+            ``threshold``.
 
     >>> encode_sparse("topk", np.array([[1.0, 2.0]]), np.eye(2), np.zeros(2), k=1)
     array([[0., 2.]])
+    >>> encode_sparse("relu", np.array([[1.0, 2.0]]), np.eye(2), np.zeros(2), only=[0])
+    array([[1., 0.]])
     """
+    if only is not None:
+        if activation not in ("jumprelu", "relu"):
+            raise ArgumentError(
+                f'iam.clt.encode_sparse: expected no only for "{activation}": '
+                "whether a feature is active depends on the others"
+            )
+        every = encode_sparse(activation, x, W_enc, b_enc, b_dec, threshold=threshold, k=k)
+        some = np.zeros_like(every)
+        some[..., list(only)] = every[..., list(only)]
+        return some
     pre = encode(x, W_enc, b_enc, b_dec)
     with_k = {"topk": topk, "abstopk": abstopk, "groupmax": groupmax}
     if activation in with_k and k is not None:

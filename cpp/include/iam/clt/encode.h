@@ -68,4 +68,15 @@ IAM_RT_EXPORT Status encodeGroupMax(const Encoder &e, FixedCodesOut codes);
 /// Spec:     docs/spec.md#iamcltencode_sparse
 IAM_RT_EXPORT Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &codes);
 
+/// encodeThreshold for the features `only`; the others are not encoded and not active. Each value is
+/// the one that encodeThreshold gives, to the bit.
+/// Shapes:   only [n]: ascending, each once, in 0..features-1, n >= 1.
+/// Cost:     O(rows d n) time; n d elements of W_enc are gathered, one cache line each where features
+///           are not neighbours; scratch: O(n d) and as encodeThreshold.
+/// Errors:   as encodeThreshold, and kFeatureRange, kInvalidArgument for `only`. A NaN
+///           pre-activation of another feature is not seen.
+/// Spec:     docs/spec.md#iamcltencode_sparse
+IAM_RT_EXPORT Status encodeThresholdOnly(const Encoder &e, Vec<const float> theta,
+                                         Vec<const int32_t> only, CsrResult &codes);
+
 } // namespace iam::rt

@@ -81,7 +81,7 @@ public:
     return *this;
   }
 
-  /// The edited features, as a constant.
+  /// A list of features, as a constant.
   RuntimeCall &features(ArrayRef<int64_t> indices) {
     return numbers({indices.begin(), indices.end()});
   }
@@ -274,13 +274,17 @@ Results lower(CLTEncodeSparseOp op, Components<CLTEncodeSparseOp> in, Lowering t
         .read(in.getBDec())
         .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getX()); })
         .emit();
-  return to.call(EntryPoint::encode_threshold)
-      .read(in.getX())
+  std::optional<ArrayRef<int64_t>> only = op.getOnly();
+  RuntimeCall call =
+      to.call(only ? EntryPoint::encode_threshold_only : EntryPoint::encode_threshold);
+  call.read(in.getX())
       .read(in.getWEnc())
       .read(in.getBEnc())
       .read(in.getBDec())
-      .read(in.getThreshold())
-      .emit();
+      .read(in.getThreshold());
+  if (only)
+    call.features(*only);
+  return call.emit();
 }
 
 Results lower(CLTTopKOp op, Components<CLTTopKOp> in, Lowering to) {

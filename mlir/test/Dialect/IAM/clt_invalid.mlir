@@ -757,3 +757,59 @@ func.func @clt_sub_c3_rows_of_the_result(%p: !iam.features<2x64xf32>, %q: !iam.f
   %0 = iam.clt.sub %p, %q : !iam.features<2x64xf32>, !iam.features<2x64xf32> -> !iam.features<3x64xf32>
   return
 }
+
+// -----
+
+func.func @clt_encode_sparse_c11_only_of_topk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected no `only` for activation topk: whether a feature is active depends on the others}}
+  %0 = iam.clt.encode_sparse topk %x, %W, %b k = 2 only [1, 3] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c11_only_of_groupmax(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected no `only` for activation groupmax: whether a feature is active depends on the others}}
+  %0 = iam.clt.encode_sparse groupmax %x, %W, %b k = 2 only [1] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c12_only_of_nothing(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected at least one feature in `only`}}
+  %0 = iam.clt.encode_sparse relu %x, %W, %b only [] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c12_only_above_the_dictionary(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected `only` in 0..15 (dictionary), got 16}}
+  %0 = iam.clt.encode_sparse relu %x, %W, %b only [3, 16] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c12_negative_only(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected `only` in 0..15 (dictionary), got -1}}
+  %0 = iam.clt.encode_sparse relu %x, %W, %b only [-1] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c13_only_twice(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected `only` in ascending order, each feature once, got 3 after 3}}
+  %0 = iam.clt.encode_sparse relu %x, %W, %b only [3, 3] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c13_only_descends(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected `only` in ascending order, each feature once, got 3 after 5}}
+  %0 = iam.clt.encode_sparse relu %x, %W, %b only [5, 3] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}

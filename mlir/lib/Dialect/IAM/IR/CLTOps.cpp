@@ -254,6 +254,30 @@ LogicalResult CLTGateOp::verify() {
 // CLTEncodeSparseOp
 //===----------------------------------------------------------------------===//
 
+/// The features of `only`.
+static LogicalResult verifyOnly(CLTEncodeSparseOp op, bool withK) {
+  // clt_encode_sparse_c11
+  if (withK)
+    return op.emitOpError("expected no `only` for activation ")
+           << stringifyActivation(op.getActivation())
+           << ": whether a feature is active depends on the others";
+  ArrayRef<int64_t> only = *op.getOnly();
+  if (only.empty())
+    return op.emitOpError("expected at least one feature in `only`");
+  int64_t dict = features(op.getF()).getDict();
+  for (auto [i, feature] : llvm::enumerate(only)) {
+    // clt_encode_sparse_c12
+    if (feature < 0 || feature >= dict)
+      return op.emitOpError("expected `only` in 0..")
+             << dict - 1 << " (dictionary), got " << feature;
+    // clt_encode_sparse_c13
+    if (i > 0 && feature <= only[i - 1])
+      return op.emitOpError("expected `only` in ascending order, each feature once, got ")
+             << feature << " after " << only[i - 1];
+  }
+  return success();
+}
+
 LogicalResult CLTEncodeSparseOp::verify() {
   FeaturesType type = features(getF());
   // clt_encode_sparse_c2 .. c5
@@ -277,6 +301,8 @@ LogicalResult CLTEncodeSparseOp::verify() {
   // clt_encode_sparse_c8
   if (jumprelu && failed(expectEqual(*this, dim("the size of threshold", getThreshold(), 0),
                                      {"the dictionary of the features", type.getDict()})))
+    return failure();
+  if (getOnly() && failed(verifyOnly(*this, withK)))
     return failure();
   // clt_encode_sparse_c9
   if (!withK)

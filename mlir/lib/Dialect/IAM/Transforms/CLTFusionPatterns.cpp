@@ -59,7 +59,8 @@ template <typename ActivationOp> struct FuseActivationIntoEncode : OpRewritePatt
     }
     rewriter.replaceOpWithNewOp<CLTEncodeSparseOp>(op, op.getType(), activation, encode.getX(),
                                                    encode.getWEnc(), encode.getBEnc(),
-                                                   encode.getBDec(), threshold, k);
+                                                   encode.getBDec(), threshold, k,
+                                                   /*only=*/DenseI64ArrayAttr());
     rewriter.eraseOp(encode);
     ++counts.encodesFused;
     return success();

@@ -308,6 +308,10 @@ def IAM_CLTEncodeSparseOp : IAM_Op<"clt.encode_sparse", [Pure, AttrSizedOperandS
     `k` belongs to `topk`, `abstopk` and `groupmax`, `threshold` to `jumprelu`;
     neither may be given for another activation.
 
+    `only`, for `jumprelu` and `relu`, lists the features that are encoded; the
+    others are not active, and a NaN among their pre-activations is not seen.
+    `iam-demand-driven-encode` makes it.
+
     Spec: docs/spec.md#iamcltencode_sparse. Original to IAM.
 
     ```mlir
@@ -326,14 +330,15 @@ def IAM_CLTEncodeSparseOp : IAM_Op<"clt.encode_sparse", [Pure, AttrSizedOperandS
                        IAM_Vector:$b_enc,                /*clt_encode_sparse_i3*/
                        Optional<IAM_Vector>:$b_dec,      /*clt_encode_sparse_i4*/
                        Optional<IAM_Vector>:$threshold,  /*clt_encode_sparse_i5*/
-                       OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$k);  /*clt_encode_sparse_c1*/
+                       OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$k,   /*clt_encode_sparse_c1*/
+                       OptionalAttr<DenseI64ArrayAttr>:$only);
   let results = (outs IAM_Features:$f);
   let assemblyFormat = [{
     $activation $x `,` $W_enc `,` $b_enc (`subtract` $b_dec^)?
-    (`threshold` $threshold^)? (`k` `=` $k^)? attr-dict
+    (`threshold` $threshold^)? (`k` `=` $k^)? (`only` $only^)? attr-dict
     `:` functional-type(operands, results)
   }];
-  let hasVerifier = 1;  // clt_encode_sparse_c2 .. c10
+  let hasVerifier = 1;  // clt_encode_sparse_c2 .. c13
   let hasCanonicalizeMethod = 1;
 }
 

@@ -108,4 +108,43 @@ def VerifyDischargePass : Pass<"iam-verify-discharge"> {
   let dependentDialects = ["iam::IAMDialect"];
 }
 
+def DemandDrivenEncodePass : Pass<"iam-demand-driven-encode"> {
+  let summary = "Encode only the features that a program uses";
+  let description = [{
+    `encode_sparse jumprelu|relu` gets `only`, the features that anything reads
+    of its result. Then `|only|` columns of `W_enc` are read and multiplied
+    instead of the whole dictionary.
+
+    Read are: by `iam.clt.delta` the features that it lists; by `iam.clt.edit`
+    what is read of its result, without those that `set` and `ablate` overwrite;
+    by `iam.clt.sub` what is read of its result; by `iam.clt.densify` the columns
+    that `tensor.extract_slice` and `tensor.extract` name by constants. Runs after
+    `iam-clt-fusion`, which turns error-preserving edits into deltas, and after
+    dead decodes are gone.
+
+    Holds back
+    * when anything else reads the features: a decode, a call, control flow, a
+      return, a slice whose columns are not constant;
+    * for `topk`, `abstopk`, `groupmax`, `batch_topk` and `matching_pursuit`, where
+      the activity of a feature depends on others: with a remark at the op;
+    * for activations that are not fused with their encode, `gate` always: with a
+      remark;
+    * when more than one feature in 16 is used: a column costs a cache line a row
+      of `W_enc`, as much as 16 neighbours. With a remark.
+
+    A remark at the op also says what was done. Remarks carry the location of the
+    op: the line of Python that recorded it.
+
+    Idempotent: an op that has `only` keeps it, unless fewer of those are read.
+
+    Exact: an encoded feature has the value that it has among all, to the bit. A
+    NaN pre-activation of a feature that nothing uses is no error any more; NaN and
+    infinity in `x` still are.
+  }];
+  let statistics = [
+    Statistic<"numEncodesSliced", "num-encodes-sliced", "Number of encodes restricted to the features in use">,
+  ];
+  let dependentDialects = ["iam::IAMDialect"];
+}
+
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES
