@@ -142,6 +142,18 @@ func.func @encode_sparse(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<1
 
 // -----
 
+// The other features are switched off by a constant mask.
+// CHECK-LABEL: func.func @encode_sparse_only(
+// CHECK: "stablehlo.compare"{{.*}} (tensor<3xf32>, tensor<3xf32>) -> tensor<3xi1>
+// CHECK: %[[OFF:.*]] = "stablehlo.select"
+// CHECK: return %[[OFF]]
+func.func @encode_sparse_only(%x: tensor<?x4xf32>, %W: tensor<4x3xf32>, %b: tensor<3xf32>) -> !iam.features<?x3xf32> {
+  %f = iam.clt.encode_sparse relu %x, %W, %b only [1] : (tensor<?x4xf32>, tensor<4x3xf32>, tensor<3xf32>) -> !iam.features<?x3xf32>
+  return %f : !iam.features<?x3xf32>
+}
+
+// -----
+
 // Rows of W_dec are gathered, never the whole dictionary multiplied.
 // CHECK-LABEL: func.func @decode(
 // CHECK-SAME: %[[V:.*]]: tensor<3x2xf32>, %[[I:.*]]: tensor<3x2xi32>, %[[W:.*]]: tensor<16x4xf32>, %[[B:.*]]: tensor<4xf32>)

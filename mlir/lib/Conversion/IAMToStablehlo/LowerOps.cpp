@@ -141,6 +141,18 @@ Results lower(CLTGateOp, Operands<CLTGateOp> in, StablehloBuilder &to) {
   return one(to.select(to.compare(gate, Direction::NE, gate), gate, open)); // NaN
 }
 
+/// Features without those that `only` does not name; all, if there is no list. XLA encodes them
+/// nevertheless: which columns are read is the runtime's concern.
+Value among(CLTEncodeSparseOp op, StablehloBuilder &to, Value features) {
+  if (!op.getOnly())
+    return features;
+  SmallVector<float> named(cast<FeaturesType>(op.getF().getType()).getDict(), 0);
+  for (int64_t feature : *op.getOnly())
+    named[feature] = 1;
+  Value isNamed = to.compare(to.vector(named), Direction::NE, to.number(0));
+  return to.select(isNamed, features, to.number(0));
+}
+
 Results lower(CLTEncodeSparseOp op, Operands<CLTEncodeSparseOp> in, StablehloBuilder &to) {
   Value pre = encode(to, in.getX(), in.getWEnc(), in.getBEnc(), in.getBDec());
   switch (op.getActivation()) {
@@ -151,9 +163,9 @@ Results lower(CLTEncodeSparseOp op, Operands<CLTEncodeSparseOp> in, StablehloBui
   case Activation::GroupMax:
     return groupmax(op, to, pre, *op.getK());
   case Activation::JumpReLU:
-    return one(jumprelu(to, pre, only(in.getThreshold())));
+    return one(among(op, to, jumprelu(to, pre, only(in.getThreshold()))));
   case Activation::ReLU:
-    return one(relu(to, pre));
+    return one(among(op, to, relu(to, pre)));
   }
   llvm_unreachable("an activation of another enumeration");
 }
