@@ -598,7 +598,7 @@ TEST(EncodeThresholdOnly, FeaturesAreChecked) {
   expectError(with({5, 2}), Code::kInvalidArgument, "got 2 after 5");
   p.w(5, 7) = std::numeric_limits<float>::quiet_NaN();
   expectOk(with({6, 8}));
-  expectError(with({6, 7}), Code::kNonFinite, "feature 7 in row 0");
+  expectError(with({6, 7}), Code::kNonFinite, "feature 7 in row");
   p.x(1, 5) = std::numeric_limits<float>::infinity();
   expectError(with({6, 8}), Code::kNonFinite, "at row 1, column 5");
 }
