@@ -144,10 +144,11 @@ Results lower(CLTGateOp, Operands<CLTGateOp> in, StablehloBuilder &to) {
 /// Features without those that `only` does not name; all, if there is no list. XLA encodes them
 /// nevertheless: which columns are read is the runtime's concern.
 Value among(CLTEncodeSparseOp op, StablehloBuilder &to, Value features) {
-  if (!op.getOnly())
+  std::optional<ArrayRef<int64_t>> listed = op.getOnly();
+  if (!listed)
     return features;
   SmallVector<float> named(cast<FeaturesType>(op.getF().getType()).getDict(), 0);
-  for (int64_t feature : *op.getOnly())
+  for (int64_t feature : *listed)
     named[feature] = 1;
   Value isNamed = to.compare(to.vector(named), Direction::NE, to.number(0));
   return to.select(isNamed, features, to.number(0));
