@@ -608,6 +608,8 @@ def test_explain_names_the_lines(sae, x):
         f"{here[0]}: iam.clt.encode, iam.clt.topk became iam.clt.encode_sparse topk",
         f"{here[1]}: iam.clt.edit set became iam.clt.delta set",
         f"{here[2]}: iam.clt.decode, arith.subf removed",
+        f"{here[0]}: remark: encodes all features although 1 would do: topk cannot be sliced, "
+        "whether a feature is active depends on all others of its row",
     )
     text = str(explanation)
     for part in ("as recorded:", "after the rewrites:", "func.func @steered", *explanation.remarks, "peak memory"):
