@@ -208,7 +208,7 @@ def test_a_pickle_is_never_run(tmp_path):
     refused(lambda: CheckpointFile(at), "file-header")
     torch.save([torch.ones(2)], at)
     refused(lambda: CheckpointFile(at), "format", "got list")
-    torch.save({"a": {"b": torch.ones(2)}}, at)
+    torch.save({"a": {"b": {"c": torch.ones(2)}}}, at)
     refused(lambda: CheckpointFile(at), "format", "no plain state dict")
     torch.save({"a": torch.ones(2).to_sparse()}, at)
     refused(lambda: CheckpointFile(at), "format")

@@ -48,8 +48,8 @@ class CheckpointFile:
         texts: Texts that it holds. What is in a dict inside the dict has a name ``outer.inner``.
 
     Raises:
-        FormatError: missing, truncated or malformed; a pickle that holds anything but tensors and plain values; not a flat
-            dict of tensors (``format``).
+        FormatError: missing, truncated or malformed; a pickle that holds anything but tensors and plain values; not a
+            dict of tensors, or of such dicts (``format``).
         MissingDependencyError: torch is not installed.
     """
 
