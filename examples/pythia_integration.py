@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", help="hub id, folder, .gguf file or alias (default smollm2)")
     parser.add_argument("--coder", type=Path, default=SHIPPED, help="folder of a coder (default: the shipped one)")
     parser.add_argument("--text", default=TEXT)
-    parser.add_argument("--feature", type=int, help="feature to silence (default: the strongest of the last token)")
+    parser.add_argument(
+        "--feature", type=int, action="append", help="to silence (default: the last token's two strongest)"
+    )
     parser.add_argument("--new-tokens", type=int, default=20)
     args = parser.parse_args()
 
@@ -45,15 +47,16 @@ def main() -> None:
     result = iam.evaluate(coder, model=model, tokens=[args.text], from_position=1)  # result.to_json("metrics.json") too
     print(f"\n{result}\n")
 
-    # Edit: silence one feature while the model writes; the error term keeps what the coder does not express.
+    # Edit: silence features while the model writes; the error term keeps what the coder does not express.
     last = features[-1]
-    feature = args.feature if args.feature is not None else int(last.indices[int(last.values.argmax())])
+    silenced = args.feature or [int(last.indices[at]) for at in last.values.argsort(descending=True)[:2]]
     print("as it is:         ", model.generate(args.text, max_new_tokens=args.new_tokens))
     with model.with_coders([coder], error_term=True, from_position=1):
         print("through the coder:", model.generate(args.text, max_new_tokens=args.new_tokens))
-    edit = {coder.site: lambda f: f.ablate(feature)}
+    edit = {coder.site: lambda f: f.ablate(silenced)}
     with model.with_coders([coder], error_term=True, from_position=1, edit=edit):
-        print(f"without #{feature}:".ljust(18), model.generate(args.text, max_new_tokens=args.new_tokens))
+        names = ", ".join(f"#{feature}" for feature in silenced)
+        print(f"without {names}:", model.generate(args.text, max_new_tokens=args.new_tokens))
 
 
 if __name__ == "__main__":
