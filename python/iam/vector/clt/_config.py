@@ -180,12 +180,21 @@ class CoderConfig:
         if self.max_iterations is not None:
             object.__setattr__(self, "max_iterations", self._int("max_iterations", 1, 2**31 - 1))
 
-    def __getstate__(self) -> dict[str, Any]:  # a mapping proxy does not pickle or copy
-        return {f.name: dict(v) if f.name == "metadata" else v for f in fields(self) for v in [getattr(self, f.name)]}
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy does not pickle or copy. Not __getstate__: before Python 3.11.4, dataclass(slots=True) replaces it.
+        return _rebuilt, (type(self), {f.name: _plain(getattr(self, f.name)) for f in fields(self)})
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, MappingProxyType(value) if name == "metadata" else value)
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, MappingProxyType) else value
+
+
+def _rebuilt(cls: type[CoderConfig], values: dict[str, Any]) -> CoderConfig:
+    """A config with these values, which were checked when it was first made."""
+    config = object.__new__(cls)
+    for name, value in values.items():
+        object.__setattr__(config, name, MappingProxyType(value) if name == "metadata" else value)
+    return config
 
 
 def _is_number(value: Any) -> bool:
@@ -212,9 +221,6 @@ class SAEConfig(CoderConfig):
     """
 
     apply_b_dec_to_input: bool = True
-
-    __getstate__ = CoderConfig.__getstate__  # a dataclass with slots would make its own
-    __setstate__ = CoderConfig.__setstate__
 
     def __post_init__(self) -> None:
         if isinstance(self.normalize_activations, str) and self.normalize_activations != "none":
