@@ -2,7 +2,7 @@
 """Execute notebooks and write them back with their outputs.
 
     python notebooks/run.py                                    all of this folder, in place
-    python notebooks/run.py 01_pythia_clt_training --out /tmp/x.ipynb
+    python notebooks/run.py 01_pythia_clt_training --out tried.ipynb
     IAM_NOTEBOOK_BUDGET=small python notebooks/run.py --check  execute only
 
 Needs ``pip install ".[models,notebook]"``. What a run leaves in the file is what a reader sees and nothing else: no times of

@@ -4,44 +4,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from straight_through import JumpReLU, Step  # noqa: E402
+
 from iam.training import _steps  # noqa: E402
 from iam.training._losses import Terms, layer_weights, loss_of  # noqa: E402
 
 ROWS, D_IN, D_OUT, D_SAE, LAYERS = 14, 6, 5, 24, 3
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class JumpReLU(torch.autograd.Function):
-    """h [h > theta] with the pseudo-derivative -(theta / eps) rect((h - theta) / eps) for theta."""
-
-    @staticmethod
-    def forward(ctx, h, theta, eps):
-        ctx.save_for_backward(h, theta)
-        ctx.eps = eps
-        return h * (h > theta)
-
-    @staticmethod
-    def backward(ctx, upstream):
-        h, theta = ctx.saved_tensors
-        window = ((h - theta).abs() < ctx.eps / 2).double()
-        return upstream * (h > theta), (-theta / ctx.eps * window * upstream).sum(0), None
-
-
-class Step(torch.autograd.Function):
-    """[h > theta] with the pseudo-derivative -(1 / eps) rect((h - theta) / eps) for theta."""
-
-    @staticmethod
-    def forward(ctx, h, theta, eps):
-        ctx.save_for_backward(h, theta)
-        ctx.eps = eps
-        return (h > theta).double()
-
-    @staticmethod
-    def backward(ctx, upstream):
-        h, theta = ctx.saved_tensors
-        window = ((h - theta).abs() < ctx.eps / 2).double()
-        return None, (-1 / ctx.eps * window * upstream).sum(0), None
 
 
 def squared(error):
