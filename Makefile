@@ -116,9 +116,10 @@ test-lit: $(STAMP)/build ## compiler tests (lit and FileCheck)
 	@$(say) "compiler tests (lit)"
 	@mkdir -p build/lit && IAM_LIT_OUT=build/lit $(VENV)/bin/lit -j$(JOBS) --order=lexical -sv mlir/test
 
+# One worker for each job, one thread each: most tests are too small for two threads. A file's tests share their fixtures.
 test-python: $(STAMP)/build $(STAMP)/model ## Python tests; a part of them: make test-python ARGS='-k sae'
 	@$(say) "Python tests"
-	@IAM_REQUIRE_MODEL=1 $(PY) -m pytest $(ARGS)
+	@IAM_REQUIRE_MODEL=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # $(call cpp_test,folder,options): configure, build and run the C++ tests, which need no MLIR.
 define cpp_test

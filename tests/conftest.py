@@ -16,6 +16,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
+# What commands print is wrapped at the width of the terminal, which workers (pytest-xdist) do not have.
+os.environ["COLUMNS"] = "120"
+
 # Derandomised: a red run is red again. No deadline: the first call of a compiled program compiles it.
 hypothesis.settings.register_profile(
     "iam",
