@@ -1,12 +1,14 @@
 // The C ABI: copies descriptors into views, calls a kernel, keeps the first failure of the thread.
 #include "iam/abi.h"
 
+#include "iam/attribution/adjoint.h"
 #include "iam/clt/activation.h"
 #include "iam/clt/decode.h"
 #include "iam/clt/edit.h"
 #include "iam/clt/encode.h"
 #include "iam/clt/pursuit.h"
 #include "iam/core/pool.h"
+#include "iam/model/segments.h"
 #include "iam/steering/compose.h"
 #include "iam/steering/sets.h"
 #include "iam/steering/steer.h"
@@ -150,6 +152,29 @@ void enterCsr(const char *op, MemRefCsr *result, int64_t rows, Body &&body) noex
   give(result->values, codes.values.release(), nnz);
   give(result->indices, codes.indices.release(), nnz);
   give(result->offsets, codes.offsets.release(), offsets);
+}
+
+// As enter, for functions that make a matrix. After a failure it is `rows()` rows of zeros, so that
+// compiled code finds the sizes that it was compiled for.
+template <typename Rows, typename Body>
+void enterMatrix(const char *op, MemRef<float, 2> *result, int64_t width, Rows &&rows,
+                 Body &&body) noexcept {
+  model::Activation y;
+  enter(op, [&](Views &views) { return body(views, y); });
+  if (!sticky().ok()) {
+    const Status empty = guarded(op, [&]() -> Status {
+      y.rows = rows();
+      y.cols = width > 0 ? width : 0;
+      Buffer<float> zeros;
+      IAM_RETURN_IF_ERROR(zeros.resize(y.rows * y.cols, op));
+      std::fill(zeros.data(), zeros.data() + zeros.size(), 0.0f);
+      y.data = zeros.release();
+      return {};
+    });
+    if (!empty.ok())
+      y = {};
+  }
+  *result = {y.data, y.data, 0, {y.rows, y.cols}, {y.cols, 1}};
 }
 
 #define RUN(expr) (views.status.ok() ? (expr) : views.status)
@@ -417,6 +442,199 @@ ENTRY(verify)(F2 *h, int64_t kind, F1 *point, F2 *basis, float bound, F1 *upper,
     const auto to = views.out(margin);
     return RUN(verify(hIn, set, tolerance, std::string(bytes.begin(), bytes.end()), to));
   });
+}
+
+ENTRY(select)(F2 *scores, I2 *indices, F2 *top) {
+  enter("iam.attr.select", [&](Views &views) {
+    const auto in = views.in(scores);
+    const auto at = views.out(indices);
+    const auto values = views.out(top);
+    return RUN(select(in, at, values));
+  });
+}
+
+ENTRY(check_gradients)(F2 *gradients, int64_t first, int64_t points) {
+  enter("iam.attr.check", [&](Views &views) {
+    const auto in = views.in(gradients);
+    return RUN(checkGradients(in, first, points));
+  });
+}
+
+ENTRY(decode_adjoint_k)(F2 *values, I2 *indices, F2 *wDec, F2 *dy, F2 *outValues, I2 *outIndices) {
+  enter("iam.clt.decode_adjoint", [&](Views &views) {
+    const auto codes = views.codes(values, indices);
+    const auto w = views.in(wDec), d = views.in(dy);
+    const auto out = views.codesOut(outValues, outIndices);
+    return RUN(decodeAdjoint(codes, w, d, out));
+  });
+}
+
+ENTRY(decode_adjoint_csr)(MemRefCsr *result, F1 *values, I1 *indices, L1 *offsets, F2 *wDec,
+                          F2 *dy) {
+  enterCsr("iam.clt.decode_adjoint", result, offsets->sizes[0] - 1,
+           [&](Views &views, CsrResult &out) {
+             const auto codes = views.codes(values, indices, offsets);
+             const auto w = views.in(wDec), d = views.in(dy);
+             return RUN(decodeAdjoint(codes, w, d, out));
+           });
+}
+
+ENTRY(densify_adjoint_k)(F2 *values, I2 *indices, F2 *dd, I1 *columns, int64_t all, F2 *outValues,
+                         I2 *outIndices) {
+  enter("iam.clt.densify_adjoint", [&](Views &views) {
+    const auto codes = views.codes(values, indices);
+    const auto d = views.in(dd);
+    const Vec<const int32_t> listed = views.in(columns);
+    const auto out = views.codesOut(outValues, outIndices);
+    return RUN(densifyAdjoint(codes, d, all ? nullptr : &listed, out));
+  });
+}
+
+ENTRY(densify_adjoint_csr)(MemRefCsr *result, F1 *values, I1 *indices, L1 *offsets, F2 *dd,
+                           I1 *columns, int64_t all) {
+  enterCsr("iam.clt.densify_adjoint", result, offsets->sizes[0] - 1,
+           [&](Views &views, CsrResult &out) {
+             const auto codes = views.codes(values, indices, offsets);
+             const auto d = views.in(dd);
+             const Vec<const int32_t> listed = views.in(columns);
+             return RUN(densifyAdjoint(codes, d, all ? nullptr : &listed, out));
+           });
+}
+
+ENTRY(edit_adjoint_k_k)(F2 *values, I2 *indices, F2 *dgValues, I2 *dgIndices, I1 *features, F1 *a,
+                        F1 *b, int64_t mode, int64_t isDelta, F2 *outValues, I2 *outIndices) {
+  enter("iam.clt.edit_adjoint", [&](Views &views) {
+    const auto codes = views.codes(values, indices), dg = views.codes(dgValues, dgIndices);
+    const Edit e = {static_cast<EditMode>(mode), views.in(features), views.in(a), views.in(b)};
+    const auto out = views.codesOut(outValues, outIndices);
+    return RUN(editAdjoint(codes, AnyCodes{&dg, nullptr}, e, isDelta != 0, out));
+  });
+}
+
+ENTRY(edit_adjoint_k_csr)(F2 *values, I2 *indices, F1 *dgValues, I1 *dgIndices, L1 *dgOffsets,
+                          I1 *features, F1 *a, F1 *b, int64_t mode, int64_t isDelta, F2 *outValues,
+                          I2 *outIndices) {
+  enter("iam.clt.edit_adjoint", [&](Views &views) {
+    const auto codes = views.codes(values, indices);
+    const auto dg = views.codes(dgValues, dgIndices, dgOffsets);
+    const Edit e = {static_cast<EditMode>(mode), views.in(features), views.in(a), views.in(b)};
+    const auto out = views.codesOut(outValues, outIndices);
+    return RUN(editAdjoint(codes, AnyCodes{nullptr, &dg}, e, isDelta != 0, out));
+  });
+}
+
+ENTRY(edit_adjoint_csr_k)(MemRefCsr *result, F1 *values, I1 *indices, L1 *offsets, F2 *dgValues,
+                          I2 *dgIndices, I1 *features, F1 *a, F1 *b, int64_t mode,
+                          int64_t isDelta) {
+  enterCsr(
+      "iam.clt.edit_adjoint", result, offsets->sizes[0] - 1, [&](Views &views, CsrResult &out) {
+        const auto codes = views.codes(values, indices, offsets);
+        const auto dg = views.codes(dgValues, dgIndices);
+        const Edit e = {static_cast<EditMode>(mode), views.in(features), views.in(a), views.in(b)};
+        return RUN(editAdjoint(codes, AnyCodes{&dg, nullptr}, e, isDelta != 0, out));
+      });
+}
+
+ENTRY(edit_adjoint_csr_csr)(MemRefCsr *result, F1 *values, I1 *indices, L1 *offsets, F1 *dgValues,
+                            I1 *dgIndices, L1 *dgOffsets, I1 *features, F1 *a, F1 *b, int64_t mode,
+                            int64_t isDelta) {
+  enterCsr(
+      "iam.clt.edit_adjoint", result, offsets->sizes[0] - 1, [&](Views &views, CsrResult &out) {
+        const auto codes = views.codes(values, indices, offsets);
+        const auto dg = views.codes(dgValues, dgIndices, dgOffsets);
+        const Edit e = {static_cast<EditMode>(mode), views.in(features), views.in(a), views.in(b)};
+        return RUN(editAdjoint(codes, AnyCodes{nullptr, &dg}, e, isDelta != 0, out));
+      });
+}
+
+ENTRY(project_adjoint)(F2 *h, F2 *dy, int64_t kind, F1 *point, float bound, F1 *upper, F2 *out) {
+  enter("iam.policy.project_adjoint", [&](Views &views) {
+    const auto hIn = views.in(h), dyIn = views.in(dy);
+    const Set set{static_cast<SetKind>(kind), views.in(point), {}, bound, views.in(upper)};
+    const auto to = views.out(out);
+    return RUN(projectAdjoint(hIn, dyIn, set, to));
+  });
+}
+
+namespace {
+// A part of a model as compiled programs write it.
+struct PartArguments {
+  int64_t model;
+  F2 *h;
+  I1 *from, *to, *tokens;
+  int64_t allTokens;
+  I1 *positions;
+  int64_t allPositions, width;
+
+  template <typename Body> auto with(Views &views, Body &&body) const {
+    const auto text = [&](I1 *bytes) {
+      const auto view = views.in(bytes);
+      return std::string(view.begin(), view.end());
+    };
+    const Vec<const int32_t> chosenTokens = views.in(tokens), chosenPositions = views.in(positions);
+    model::Part part;
+    part.model = model;
+    part.from = text(from);
+    part.to = text(to);
+    if (!part.from.empty())
+      part.h = views.in(h);
+    part.tokens = allTokens ? nullptr : &chosenTokens;
+    part.positions = allPositions ? nullptr : &chosenPositions;
+    part.width = width;
+    return body(part);
+  }
+
+  int64_t rows() const {
+    Views views("iam.model.run");
+    return with(views, [&](const model::Part &part) -> int64_t {
+      return model::host().rows ? model::host().rows(part) : part.h.rows;
+    });
+  }
+};
+} // namespace
+
+ENTRY(model_run)(F2 *result, int64_t model, F2 *h, I1 *from, I1 *to, I1 *tokens, int64_t allTokens,
+                 I1 *positions, int64_t allPositions, int64_t width) {
+  const PartArguments arguments{model,     h,         from,         to,   tokens,
+                                allTokens, positions, allPositions, width};
+  enterMatrix(
+      "iam.model.run", result, width, [&] { return arguments.rows(); },
+      [&](Views &views, model::Activation &y) {
+        return arguments.with(views,
+                              [&](const model::Part &part) { return RUN(model::run(part, y)); });
+      });
+}
+
+// The result that comes with a tape: a descriptor, then the number.
+struct Taped {
+  F2 y;
+  int64_t tape;
+};
+
+ENTRY(model_linearize)(Taped *result, int64_t model, F2 *h, I1 *from, I1 *to, I1 *tokens,
+                       int64_t allTokens, I1 *positions, int64_t allPositions, int64_t width) {
+  const PartArguments arguments{model,     h,         from,         to,   tokens,
+                                allTokens, positions, allPositions, width};
+  int64_t tape = -1;
+  enterMatrix(
+      "iam.model.linearize", &result->y, width, [&] { return arguments.rows(); },
+      [&](Views &views, model::Activation &y) {
+        return arguments.with(
+            views, [&](const model::Part &part) { return RUN(model::linearize(part, y, tape)); });
+      });
+  if (tape < 0 && model::host().failedTape)
+    tape = model::host().failedTape(h->sizes[0]);
+  result->tape = tape;
+}
+
+ENTRY(model_pullback)(F2 *result, int64_t tape, F2 *dy, int64_t width) {
+  enterMatrix(
+      "iam.model.pullback", result, width,
+      [&] { return model::host().rowsOfTape ? model::host().rowsOfTape(tape) : 0; },
+      [&](Views &views, model::Activation &dh) {
+        const auto in = views.in(dy);
+        return RUN(model::pullback(tape, in, width, dh));
+      });
 }
 
 // What compiled programs allocate with (finalize-memref-to-llvm{use-generic-functions}). They have

@@ -1,6 +1,7 @@
 // Encoders, activations, decoders, edits.
 #include "bindings.h"
 
+#include "iam/attribution/adjoint.h"
 #include "iam/clt/activation.h"
 #include "iam/clt/decode.h"
 #include "iam/clt/edit.h"
@@ -202,6 +203,25 @@ void bindClt(py::module_ &m) {
         return py::make_tuple(out.takeValues(), out.takeIndices());
       },
       py::arg("pre"), py::arg("k"));
+  m.def(
+      "select",
+      [](const py::object &scores, int64_t n) {
+        const char *op = "iam.attr.select";
+        const Input<float> in(op, "scores", scores, 2);
+        rt::Buffer<int32_t> indices;
+        rt::Buffer<float> top;
+        const int64_t rows = in.mat().rows;
+        check(indices.resize(rows * n, op));
+        check(top.resize(rows * n, op));
+        call(op, [&] {
+          return rt::select(in.mat(), rt::Mat<int32_t>(indices.data(), rows, n),
+                            rt::Mat<float>(top.data(), rows, n));
+        });
+        return py::make_tuple(adopt(std::move(indices), {rows, n}),
+                              adopt(std::move(top), {rows, n}));
+      },
+      py::arg("scores"), py::arg("n"),
+      "Indices and values of the n scores of largest magnitude of each row [rows, F].");
   m.def(
       "abstopk",
       [](O pre, int64_t k) {

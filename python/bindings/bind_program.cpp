@@ -1,5 +1,5 @@
 // Calls of compiled programs: NumPy arrays to memref descriptors, and back.
-#include "bindings.h"
+#include "frame.h"
 
 #include "iam/abi.h"
 #include "iam/core/pool.h"
@@ -104,6 +104,7 @@ public:
       }
     }
     rt::Status status;
+    Frame frame;
     {
       py::gil_scoped_release release;
       (void)rt::takeStatus(); // whatever an unrelated caller left on this thread
@@ -112,6 +113,8 @@ public:
     }
     // Take the results even if the program failed: they are blocks that somebody has to give back.
     py::tuple out = collect(returned.data(), descriptors);
+    if (frame.error)
+      throw std::move(*frame.error);
     check(status);
     return out;
   }

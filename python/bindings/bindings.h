@@ -20,6 +20,7 @@ void bindClt(py::module_ &m);
 void bindSteering(py::module_ &m);
 void bindTraining(py::module_ &m);
 void bindProgram(py::module_ &m);
+void bindModel(py::module_ &m);
 
 /// Raises the class of iam.core.errors that belongs to a failed status.
 void check(const rt::Status &status);

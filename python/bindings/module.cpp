@@ -9,4 +9,5 @@ PYBIND11_MODULE(_runtime, m) {
   iam::py_::bindSteering(m); // steer
   iam::py_::bindTraining(m); // gradients, optimisers
   iam::py_::bindProgram(m);  // calls of compiled programs
+  iam::py_::bindModel(m);    // parts of models that programs run
 }

@@ -31,6 +31,7 @@ from iam.core.lazy import is_torch, native, torch_if_loaded
 __all__ = [
     "COMPOSE_RULES",
     "EDIT_MODES",
+    "PATH_RULES",
     "SET_KINDS",
     "STEER_MODES",
     "abstopk",
@@ -42,12 +43,16 @@ __all__ = [
     "edit",
     "encode",
     "gate",
+    "grad",
     "groupmax",
+    "integrated_gradients",
     "jumprelu",
     "matching_pursuit",
+    "path",
     "project",
     "relu",
     "residual",
+    "select",
     "steer",
     "sub",
     "topk",
@@ -57,6 +62,7 @@ __all__ = [
 STEER_MODES = ("add", "ablate", "clamp")
 COMPOSE_RULES = ("sum", "mean", "orthogonal")
 SET_KINDS = ("halfspace", "ball", "subspace", "box")
+PATH_RULES = ("gauss_legendre", "left", "right", "midpoint", "trapezoid")
 EDIT_MODES = ("set", "scale", "clamp", "ablate")
 _EDIT_OPERANDS = {"set": 1, "scale": 1, "clamp": 2, "ablate": 0}
 
@@ -888,3 +894,173 @@ def sub(f1: SparseFeatures, f2: SparseFeatures) -> SparseFeatures:
 
 def _kind(f: SparseFeatures) -> str:
     return f"{'torch' if f.is_torch else 'NumPy'} {'CSR' if f.k is None else f'k = {f.k}'}"
+
+
+# Attribution.
+
+
+def path(x: Any, baseline: Any, steps: int = 20, rule: str = "gauss_legendre") -> tuple[Any, Any]:
+    """Points on the straight line from a baseline to an input, and their weights in an integral over it.
+
+    Args:
+        x: Activations ``[..., d]``.
+        baseline: Where the line starts, same shape.
+        steps: Number of points n; at least 2 for ``trapezoid``.
+        rule: ``gauss_legendre``, ``left``, ``right``, ``midpoint`` or ``trapezoid``.
+
+    Returns:
+        Points ``[n, ..., d]``, ``baseline + α_i·(x − baseline)``, and weights ``[n]``, which sum to 1. In a function under
+        :func:`iam.jit` the points are only good for :func:`grad`.
+
+    Raises:
+        ShapeError: different shapes.
+        ArgumentError: unknown rule, too few steps.
+
+    Source: Sundararajan et al. 2017, arXiv:1703.01365. Oracle: :func:`iam.reference.attr.path`.
+    """
+    _check_mode(rule, PATH_RULES, "iam.ops.path")
+    least = 2 if rule == "trapezoid" else 1
+    steps = take_int(steps, what="iam.ops.path: steps", low=least, high=None, error=ArgumentError, code="argument")
+    trace = _trace(x, baseline)
+    if trace is not None:
+        return trace.op("path", x, baseline, steps, rule)  # type: ignore[no-any-return]
+    from iam.reference.attr import path as reference
+
+    check_float(x, op="iam.ops.path", name="x")
+    check_float(baseline, op="iam.ops.path", name="baseline")
+    if shape_of(x) != shape_of(baseline):
+        raise ShapeError(
+            f"iam.ops.path: expected x and baseline of one shape, got {shape_of(x)} and {shape_of(baseline)}"
+        )
+    line, weights = reference(np.zeros(1), np.ones(1), steps=steps, rule=rule)  # 1 - node
+    if is_torch(x):
+        torch = torch_if_loaded()
+        nodes = torch.from_numpy(1 - line.reshape(steps)).to(x).reshape(steps, *[1] * x.ndim)
+        return baseline + nodes * (x - baseline), torch.from_numpy(weights).to(x)
+    nodes = (1 - line.reshape(steps)).astype(x.dtype).reshape(steps, *[1] * x.ndim)
+    return baseline + nodes * (x - baseline), weights.astype(x.dtype)
+
+
+def grad(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any:
+    """Integrated gradients of a function along a path: ``(x − baseline) · Σ_i w_i·∇F(points_i)``.
+
+    Args:
+        function: ``F``: takes an activation ``[rows, d]`` and returns one number for each row, for example ``y[:, j]`` or
+            ``y @ v``. What it refers to is held fixed.
+        x: Input ``[..., d]``.
+        baseline: Where the path starts, same shape.
+        points: From :func:`path`.
+        weights: From :func:`path`.
+
+    Returns:
+        One attribution for each element of ``x``. The rows of one input are the gradient of the sum of ``F`` over its rows.
+        When ``F`` treats rows alike, those of a row add up to ``F(x)[row] − F(baseline)[row]`` (completeness), up to the error
+        of the rule.
+
+    Raises:
+        ShapeError: shapes that do not fit.
+        NonFiniteError: NaN or infinity in a gradient; names the point.
+        TraceError, CompileError: the function does something that has no derivative in programs; names the line.
+
+    Gradients are float32, the sum over the path float64. On tensors of another device than the CPU, or that record gradients,
+    torch differentiates ``function``.
+
+    Source: Sundararajan et al. 2017, arXiv:1703.01365. Oracle: :func:`iam.reference.attr.grad`.
+    """
+    trace = _trace(x, baseline, points, weights)
+    if trace is not None:
+        return trace.op("grad", function, x, baseline, points, weights)
+    for array, name in ((x, "x"), (baseline, "baseline"), (points, "points"), (weights, "weights")):
+        check_float(array, op="iam.ops.grad", name=name)
+    if shape_of(x) != shape_of(baseline):
+        raise ShapeError(
+            f"iam.ops.grad: expected x and baseline of one shape, got {shape_of(x)} and {shape_of(baseline)}"
+        )
+    if shape_of(points)[1:] != shape_of(x) or shape_of(weights) != shape_of(points)[:1]:
+        raise ShapeError(
+            f"iam.ops.grad: expected points of shape [n, {', '.join(map(str, shape_of(x)))}] and n weights, got "
+            f"{shape_of(points)} and {shape_of(weights)}"
+        )
+    if needs_torch(x, baseline, points, weights):
+        return _grad_torch(function, x, baseline, points, weights)
+    return _grad_compiled(function, x, baseline, points, weights)
+
+
+def _grad_torch(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any:
+    torch = torch_if_loaded()
+    total = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+    for point, weight in zip(points, weights, strict=True):
+        leaf = point.detach().reshape(-1, x.shape[-1]).requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(function(leaf).sum(), leaf)
+        total += weight.double() * gradient.reshape(x.shape).double()
+    return ((x - baseline).double() * total).to(x.dtype)
+
+
+def _grad_compiled(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any:
+    """A program around ``function``, recorded for this call; its machine code is kept as that of every program."""
+    from iam.compiler import jit
+
+    def attributions(x: Any, baseline: Any, points: Any, weights: Any) -> Any:
+        trace = points.__iam_trace__
+        return grad(function, x, baseline, trace.op("stack", points, x, weights.shape[0]), weights)
+
+    shape, width = shape_of(x), int(x.shape[-1])
+    rows = [array.reshape(-1, width) for array in (x, baseline, points)]
+    program: Any = jit(attributions, name=getattr(function, "__name__", "gradient"))
+    return program(*rows, weights).reshape(shape)
+
+
+def select(scores: Any, n: int) -> tuple[Any, Any]:
+    """The ``n`` scores of largest magnitude in each row.
+
+    Args:
+        scores: ``[..., F]``, without NaN.
+        n: ``1..F``.
+
+    Returns:
+        Indices (int32) and scores ``[..., n]``, by descending magnitude; ties go to the lowest index.
+
+    Raises:
+        ArgumentError: ``n`` outside ``1..F`` (code ``k-range``).
+        NonFiniteError: NaN.
+
+    Oracle: :func:`iam.reference.attr.select`.
+    """
+    trace = _trace(scores)
+    if trace is not None:
+        return trace.op("select", scores, n)  # type: ignore[no-any-return]
+    n = take_int(n, what="iam.ops.select: n", low=1, high=None, error=ArgumentError, code="k-range")
+    if needs_torch(scores):
+        torch = torch_if_loaded()
+        if n > scores.shape[-1]:
+            raise ArgumentError(
+                f"iam.ops.select: expected n in 1..{scores.shape[-1]} (scores), got {n}", code="k-range"
+            )
+        order = torch.sort(-scores.abs(), dim=-1, stable=True).indices[..., :n]
+        return order.int(), scores.gather(-1, order)
+    rows = rows_of(scores, op="iam.ops.select", name="scores")
+    indices, top = native().select(rows.flat, n)
+    indices = indices.reshape(*rows.prefix, n)
+    return (torch_if_loaded().from_numpy(indices) if is_torch(scores) else indices), rows.restore(top)
+
+
+def integrated_gradients(
+    function: Any, x: Any, baseline: Any = None, *, steps: int = 20, rule: str = "gauss_legendre"
+) -> Any:
+    """:func:`grad` along :func:`path`: how much each element of ``x`` contributes to ``function``.
+
+    Args:
+        function: See :func:`grad`.
+        x: Input ``[..., d]``.
+        baseline: What it is compared with; zeros by default.
+        steps: Points of the path.
+        rule: See :func:`path`.
+
+    >>> v = np.array([1.0, 2.0], np.float32)
+    >>> integrated_gradients(lambda h: (h * h) @ v, np.array([[1.0, 3.0]], np.float32), steps=2)  # doctest: +SKIP
+    array([[ 1., 18.]], dtype=float32)
+    """
+    start = 0 * x if baseline is None else baseline
+    points, weights = path(x, start, steps, rule)
+    return grad(function, x, start, points, weights)

@@ -40,6 +40,11 @@ struct Pool {
   std::mutex mutex;
   std::vector<void *> kept[kClasses];
   std::unordered_map<void *, std::size_t> live; // block -> size asked of the system
+  struct Foreign {
+    void (*drop)(void *);
+    void *owner;
+  };
+  std::unordered_map<void *, Foreign> foreign; // memory of others
   Stats stats;
 
   std::size_t trimLocked() {
@@ -101,10 +106,18 @@ bool release(void *block) noexcept {
   if (!block)
     return true;
   Pool &pool = instance();
-  std::lock_guard<std::mutex> lock(pool.mutex);
+  std::unique_lock<std::mutex> lock(pool.mutex);
   const auto found = pool.live.find(block);
-  if (found == pool.live.end())
-    return false;
+  if (found == pool.live.end()) {
+    const auto other = pool.foreign.find(block);
+    if (other == pool.foreign.end())
+      return false;
+    const Pool::Foreign memory = other->second;
+    pool.foreign.erase(other);
+    lock.unlock();
+    memory.drop(memory.owner);
+    return true;
+  }
   const std::size_t bytes = found->second;
   pool.live.erase(found);
   --pool.stats.blocksInUse;
@@ -122,10 +135,22 @@ bool release(void *block) noexcept {
   return true;
 }
 
+bool adopt(void *block, void (*drop)(void *), void *owner) noexcept {
+  Pool &pool = instance();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  try {
+    return pool.live.count(block) == 0 &&
+           pool.foreign.emplace(block, Pool::Foreign{drop, owner}).second;
+  } catch (const std::bad_alloc &) {
+    return false;
+  }
+}
+
 bool owns(const void *block) noexcept {
   Pool &pool = instance();
   std::lock_guard<std::mutex> lock(pool.mutex);
-  return pool.live.count(const_cast<void *>(block)) != 0;
+  void *key = const_cast<void *>(block);
+  return pool.live.count(key) != 0 || pool.foreign.count(key) != 0;
 }
 
 std::size_t trim() noexcept {

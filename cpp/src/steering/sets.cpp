@@ -1,4 +1,5 @@
 #include "iam/steering/sets.h"
+#include "iam/attribution/adjoint.h"
 
 #include "../core/kernels.h"
 #include "basis.h"
@@ -67,6 +68,39 @@ public:
     case SetKind::kBox:
       for (int64_t c = 0; c < width; ++c)
         out[c] = std::min(std::max(h[c], set.point[c]), set.upper[c]);
+    }
+  }
+
+  /// The derivative of project at a finite row, times dy.
+  void adjoint(const float *h, const float *dy, float *out) const {
+    switch (set.kind) {
+    case SetKind::kHalfspace: {
+      if (dot(h, set.point.data, width) <= set.bound)
+        return copy(dy, out);
+      const double along = dot(dy, set.point.data, width) / square;
+      for (int64_t c = 0; c < width; ++c)
+        out[c] = static_cast<float>(dy[c] - along * set.point[c]);
+      return;
+    }
+    case SetKind::kBall: {
+      const double from = distance(h), radius = set.bound;
+      if (from <= radius)
+        return copy(dy, out);
+      double along = 0;
+      for (int64_t c = 0; c < width; ++c)
+        along += (static_cast<double>(h[c]) - set.point[c]) * dy[c];
+      along /= from * from;
+      for (int64_t c = 0; c < width; ++c) {
+        const double offset = static_cast<double>(h[c]) - set.point[c];
+        out[c] = static_cast<float>(radius / from * (dy[c] - along * offset));
+      }
+      return;
+    }
+    case SetKind::kSubspace:
+      return projectSubspace(dy, out); // linear and symmetric
+    case SetKind::kBox:
+      for (int64_t c = 0; c < width; ++c)
+        out[c] = set.point[c] <= h[c] && h[c] <= set.upper[c] ? dy[c] : 0.0f;
     }
   }
 
@@ -229,6 +263,26 @@ Status project(Mat<const float> h, const Set &set, Mat<float> out) {
     if (table->findNonFinite(h.row(r), h.cols) >= 0)
       return false;
     prepared.project(h.row(r), out.row(r));
+    return true;
+  }));
+  if (bad < h.rows)
+    return nonFiniteRow(op, h, bad, table->findNonFinite(h.row(bad), h.cols));
+  return {};
+}
+
+Status projectAdjoint(Mat<const float> h, Mat<const float> dy, const Set &set, Mat<float> out) {
+  constexpr const char *op = "iam.policy.project_adjoint";
+  const kernels::Table *table = nullptr;
+  IAM_RETURN_IF_ERROR(kernels::get(table));
+  IAM_RETURN_IF_ERROR(expectShape(op, "dy", dy, h.rows, h.cols));
+  IAM_RETURN_IF_ERROR(expectShape(op, "out", out, h.rows, h.cols));
+  Prepared prepared(op, set, h.cols);
+  IAM_RETURN_IF_ERROR(prepared.check(*table));
+  int64_t bad = h.rows;
+  IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
+    if (table->findNonFinite(h.row(r), h.cols) >= 0)
+      return false;
+    prepared.adjoint(h.row(r), dy.row(r), out.row(r));
     return true;
   }));
   if (bad < h.rows)

@@ -28,6 +28,14 @@ constexpr PipelineStep kFuse[] = {
     {"iam-demand-driven-encode", "what the deltas leave unread is not encoded"},
 };
 
+constexpr PipelineStep kAttribute[] = {
+    {"iam-differentiate", "after the fusion: fused encodes and deltas have cheaper derivatives"},
+    {"symbol-dce", "functions that were only differentiated are not compiled"},
+    {"canonicalize", "what the derivative does not need of the function goes away"},
+    {"cse", "attributions of one prompt share what they have in common"},
+    {"loop-invariant-code-motion", "what does not depend on the point is computed once"},
+};
+
 constexpr PipelineStep kToLoops[] = {
     {"canonicalize", "fold before lowering, while ops still say what they mean"},
     {"cse", "the last moment for it: see iam-to-runtime"},
@@ -85,6 +93,7 @@ constexpr PipelineStep kLoopsToLLVM[] = {
 
 constexpr PipelineStep kToLLVM[] = {
     {"iam-fuse", "remove work"},
+    {"iam-attribute", "write out derivatives"},
     {"iam-to-loops", "fix who computes what, and where it is stored"},
     {"iam-loops-to-llvm", "what the JIT takes"},
 };
@@ -97,6 +106,8 @@ constexpr PipelineStep kExportStablehlo[] = {
 
 const Pipeline kPipelines[] = {
     {"iam-fuse", "remove work: what is left is still the iam dialect", kFuse},
+    {"iam-attribute",
+     "write out derivatives: what is left is the iam dialect, loops and arithmetic", kAttribute},
     {"iam-to-loops", "runtime calls and loops over memory, without fusing iam ops", kToLoops},
     {"iam-loops-to-llvm", "the result of iam-to-loops as LLVM dialect", kLoopsToLLVM},
     {"iam-to-llvm", "the whole way: from iam to the LLVM dialect that the JIT takes", kToLLVM},

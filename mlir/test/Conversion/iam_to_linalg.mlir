@@ -64,3 +64,18 @@ func.func @splat(%s: f32, %n: index) -> tensor<?x4xf32> {
   %r = tensor.splat %s[%n] : tensor<?x4xf32>
   return %r : tensor<?x4xf32>
 }
+
+// Nodes and weights are constants.
+// CHECK-LABEL: func.func @path
+// CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[B:.*]]: tensor<?x4xf32>
+func.func @path(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>) -> (tensor<2x?x4xf32>, tensor<2xf32>) {
+  // CHECK-DAG: %[[NODES:.*]] = arith.constant dense<[2.500000e-01, 7.500000e-01]> : tensor<2xf32>
+  // CHECK-DAG: %[[WEIGHTS:.*]] = arith.constant dense<5.000000e-01> : tensor<2xf32>
+  // CHECK: %[[POINTS:.*]] = linalg.generic {{.*}} ins(%[[NODES]], %[[X]], %[[B]] :
+  // CHECK: arith.subf
+  // CHECK: arith.mulf
+  // CHECK: arith.addf
+  %p, %w = iam.attr.path midpoint %x, %b, steps = 2 : tensor<?x4xf32>, tensor<?x4xf32> -> tensor<2x?x4xf32>, tensor<2xf32>
+  // CHECK: return %[[POINTS]], %[[WEIGHTS]]
+  return %p, %w : tensor<2x?x4xf32>, tensor<2xf32>
+}

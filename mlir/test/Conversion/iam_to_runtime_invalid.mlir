@@ -33,7 +33,7 @@ func.func @name_is_declared(%g: tensor<?x16xf32>, %m: tensor<?x16xf32>) -> !iam.
 // -----
 
 func.func @path(%x: tensor<?x4xf32>) -> tensor<20xf32> {
-  // expected-error @below {{'iam.attr.path' op is not lowered yet: attribution has no compiled form; use iam.reference.attr for small inputs}}
+  // expected-error @below {{'iam.attr.path' op is lowered by iam-to-linalg, which has to run before this pass}}
   %p, %w = iam.attr.path gauss_legendre %x, %x, steps = 20 : tensor<?x4xf32>, tensor<?x4xf32> -> tensor<20x?x4xf32>, tensor<20xf32>
   return %w : tensor<20xf32>
 }
@@ -42,17 +42,9 @@ func.func @path(%x: tensor<?x4xf32>) -> tensor<20xf32> {
 
 func.func private @logit(tensor<?x4xf32>) -> f32
 func.func @grad(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>, %p: tensor<20x?x4xf32>, %w: tensor<20xf32>) -> tensor<?x4xf32> {
-  // expected-error @below {{'iam.attr.grad' op is not lowered yet}}
+  // expected-error @below {{'iam.attr.grad' op is written out by iam-differentiate, which has to run before this pass}}
   %0 = iam.attr.grad @logit(%x, %b) along %p, %w : tensor<?x4xf32>, tensor<?x4xf32>, tensor<20x?x4xf32>, tensor<20xf32> -> tensor<?x4xf32>
   return %0 : tensor<?x4xf32>
-}
-
-// -----
-
-func.func @select(%scores: tensor<?x64xf32>) -> tensor<?x10xi32> {
-  // expected-error @below {{'iam.attr.select' op is not lowered yet}}
-  %i, %t = iam.attr.select %scores, n = 10 : tensor<?x64xf32> -> tensor<?x10xi32>, tensor<?x10xf32>
-  return %i : tensor<?x10xi32>
 }
 
 // -----
@@ -66,10 +58,10 @@ func.func @circuit(%f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x
 // -----
 
 // Every such op is reported, not the first alone.
-func.func @select_and_circuit(%scores: tensor<?x64xf32>, %f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x3xf32>) -> (tensor<?x10xi32>, tensor<5x3xf32>) {
-  // expected-error @below {{'iam.attr.select' op is not lowered yet}}
-  %i, %t = iam.attr.select %scores, n = 10 : tensor<?x64xf32> -> tensor<?x10xi32>, tensor<?x10xf32>
+func.func @path_and_circuit(%x: tensor<?x4xf32>, %f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x3xf32>) -> (tensor<20xf32>, tensor<5x3xf32>) {
+  // expected-error @below {{'iam.attr.path' op is lowered by iam-to-linalg}}
+  %p, %w = iam.attr.path gauss_legendre %x, %x, steps = 20 : tensor<?x4xf32>, tensor<?x4xf32> -> tensor<20x?x4xf32>, tensor<20xf32>
   // expected-error @below {{'iam.attr.circuit' op is not lowered yet}}
   %0 = iam.attr.circuit %f, %W_dec, %W_enc : (tensor<5xf32>, tensor<5x4xf32>, tensor<4x3xf32>) -> tensor<5x3xf32>
-  return %i, %0 : tensor<?x10xi32>, tensor<5x3xf32>
+  return %w, %0 : tensor<20xf32>, tensor<5x3xf32>
 }

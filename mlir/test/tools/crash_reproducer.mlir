@@ -3,11 +3,11 @@
 // RUN: FileCheck %s --input-file=%t.mlir
 // RUN: not iam-opt %t.mlir --run-reproducer 2>&1 | FileCheck %s --check-prefix=ERROR
 
-// ERROR: error: 'iam.attr.select' op is not lowered yet
+// ERROR: error: 'iam.attr.circuit' op is not lowered yet
 // WHERE: reproducer generated at
 // CHECK: mlir_reproducer
 // CHECK: pipeline: "builtin.module({{.*}}iam-to-runtime
-func.func @select(%scores: tensor<?x64xf32>) -> tensor<?x10xi32> {
-  %i, %t = iam.attr.select %scores, n = 10 : tensor<?x64xf32> -> tensor<?x10xi32>, tensor<?x10xf32>
-  return %i : tensor<?x10xi32>
+func.func @circuit(%f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x3xf32>) -> tensor<5x3xf32> {
+  %0 = iam.attr.circuit %f, %W_dec, %W_enc : (tensor<5xf32>, tensor<5x4xf32>, tensor<4x3xf32>) -> tensor<5x3xf32>
+  return %0 : tensor<5x3xf32>
 }

@@ -6,13 +6,26 @@ lines that made it: the innermost as its location, the calls that led there as c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from iam.compiler._attribution import Nested, types_of
 from iam.compiler._engine import ir
 from iam.compiler._recorded import Recorded
-from iam.compiler._trace import FeaturesType, Input, Node, ScalarType, SourceLine, TensorType, Type, Value
-from iam.ops import COMPOSE_RULES, EDIT_MODES, SET_KINDS, STEER_MODES
+from iam.compiler._trace import (
+    FeaturesType,
+    Input,
+    ModelType,
+    Node,
+    PathType,
+    ScalarType,
+    SourceLine,
+    TensorType,
+    Type,
+    Value,
+)
+from iam.ops import COMPOSE_RULES, EDIT_MODES, PATH_RULES, SET_KINDS, STEER_MODES
 
 __all__ = ["build_module"]
 
@@ -22,9 +35,9 @@ def build_module(program: Recorded) -> tuple[Any, Any]:
     from iam.mlir.dialects import func
 
     mlir = ir()
-    builder = _Builder()
     with mlir.Location.unknown():
         module = mlir.Module.create()
+        builder = _Builder(module)
         with mlir.InsertionPoint(module.body):
             inputs = [builder.input_type(value.type, i in program.donated) for i, value in enumerate(program.inputs)]
             kept = [value for i, value in enumerate(program.results) if i not in program.donated.values()]
@@ -46,7 +59,8 @@ def build_module(program: Recorded) -> tuple[Any, Any]:
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, module: Any) -> None:
+        self._module = module
         self.values: dict[Input | Node | Value, Any] = {}
         self._rows: dict[Value, Any] = {}
         self._types: dict[Any, Any] = {}
@@ -60,9 +74,14 @@ class _Builder:
         mlir = ir()
         if isinstance(type, ScalarType):
             return self._f32
+        if isinstance(type, ModelType):
+            return mlir.Type.parse("!iam.model")
+        if isinstance(type, PathType):
+            point = self.type(type.point)
+            return mlir.RankedTensorType.get([type.steps, *point.shape], self._f32)
         size = None if type.rows is None else type.rows.size
         key = (
-            (type.rows is None, size, type.dims)
+            (type.rows is None, size, type.dims, type.element)
             if isinstance(type, TensorType)
             else ("features", size, type.n_features, type.k)
         )
@@ -74,7 +93,8 @@ class _Builder:
                 found = Features.get(size, type.n_features, self._f32, type.k)
             else:
                 rows = [] if type.rows is None else [mlir.ShapedType.get_dynamic_size() if size is None else size]
-                found = mlir.RankedTensorType.get([*rows, *type.dims], self._f32)
+                element = self._f32 if type.element == "f32" else mlir.IntegerType.get_signless(32)
+                found = mlir.RankedTensorType.get([*rows, *type.dims], element)
             self._types[key] = found
         return found
 
@@ -172,7 +192,7 @@ class _Builder:
         from iam.mlir.dialects import linalg, tensor
 
         found = self.values[value]
-        if isinstance(node.type, (ScalarType, FeaturesType)):
+        if not isinstance(node.type, TensorType):
             return found
         type = self.type(node.type)
         sizes = []
@@ -320,6 +340,106 @@ class _Builder:
             [(self.values[y], "rc"), *statistics], self._empty(y, node.type.dims, self._f32), "rc", body
         )
 
+    # Attribution.
+
+    def _columns(self, node: Node) -> Any:
+        from iam.mlir.dialects import tensor
+
+        x = node.operands[0]
+        assert x is not None
+        assert isinstance(x.type, TensorType)
+        assert x.type.rows is not None
+        size = x.type.rows.size
+        open_size = ir().ShapedType.get_dynamic_size()
+        first, count, step = (node.attributes[name] for name in ("first", "count", "step"))
+        return tensor.ExtractSliceOp(
+            self.type(node.type),
+            self.values[x],
+            [],
+            [self._row_count(x)] if size is None else [],
+            [],
+            [0, first],
+            [open_size if size is None else size, count],
+            [1, step],
+        ).result
+
+    def _row_products(self, node: Node) -> Any:
+        """As an encoder with one feature: the kernel and its derivative are there."""
+        from iam.mlir.dialects import arith, tensor
+
+        mlir = ir()
+        x, v = node.operands
+        assert x is not None
+        assert v is not None
+        assert isinstance(x.type, TensorType)
+        width = x.type.width
+        column = mlir.RankedTensorType.get([width, 1], self._f32)
+        one = mlir.RankedTensorType.get([1], self._f32)
+        groups = mlir.Attribute.parse("[[0, 1]]")
+        weight = tensor.ExpandShapeOp(column, self.values[v], groups, [], [width, 1]).result
+        bias = arith.ConstantOp(one, mlir.DenseElementsAttr.get_splat(one, mlir.FloatAttr.get(self._f32, 0.0))).result
+        products = mlir.Operation.create(
+            "iam.clt.encode",
+            results=[self.type(TensorType(x.type.rows, (1,)))],
+            operands=[self.values[x], weight, bias],
+        ).result
+        size = x.type.rows.size if x.type.rows is not None else None
+        open_size = mlir.ShapedType.get_dynamic_size()
+        sizes = [self._row_count(x)] if size is None else []
+        shape = [open_size if size is None else size, 1]
+        return tensor.ExtractSliceOp(self.type(node.type), products, [], sizes, [], [0, 0], shape, [1, 1]).result
+
+    def _stack(self, node: Node) -> Any:
+        from iam.mlir.dialects import tensor
+
+        points, like = node.operands
+        assert points is not None
+        assert like is not None
+        assert isinstance(node.type, PathType)
+        rows = node.type.rows
+        assert rows is not None
+        width = node.type.point.width
+        sizes = [self._row_count(like)] if rows.size is None else []
+        open_size = ir().ShapedType.get_dynamic_size()
+        shape = [node.type.steps, open_size if rows.size is None else rows.size, width]
+        groups = ir().Attribute.parse("[[0, 1], [2]]")
+        return tensor.ExpandShapeOp(self.type(node.type), self.values[points], groups, sizes, shape).result
+
+    def _second(self, node: Node) -> Any:
+        """The second result of the op that the operand is the first of."""
+        first = node.operands[0]
+        assert first is not None
+        return self.values[first].owner.results[1]
+
+    _weights_of = _top_of = _second
+
+    def _nested(self, nested: Nested) -> str:
+        """A private function; its name."""
+        from iam.mlir.dialects import func
+
+        mlir = ir()
+        symbols = {op.name.value for op in self._module.body.operations}
+        base = re.sub(r"\W", "_", nested.name, flags=re.ASCII).strip("_") or "metric"
+        name, count = base, 1
+        while name in symbols:
+            count += 1
+            name = f"{base}_{count}"
+        inner = _Builder(self._module)
+        arguments = [nested.parameter, *nested.captures]
+        types = [inner.type(value.type) for value in arguments]
+        with mlir.Location.unknown(), mlir.InsertionPoint.at_block_begin(self._module.body):
+            function = func.FuncOp(name, mlir.FunctionType.get(types, [inner.type(nested.result.type)]))
+            function.attributes["sym_visibility"] = mlir.StringAttr.get("private")
+            block = function.add_entry_block()
+        inner.values.update(zip(arguments, block.arguments, strict=True))
+        with mlir.InsertionPoint(block):
+            for node in nested.nodes:
+                with self.location(node.frames):
+                    inner.values[node] = inner.node(node)
+            with mlir.Location.unknown():
+                func.ReturnOp([inner.values[nested.result]])
+        return name
+
     # The dialect.
 
     def _iam(self, node: Node) -> Any:
@@ -332,13 +452,16 @@ class _Builder:
         if node.op in _SEGMENTED:
             present = [int(v is not None) for v in node.operands]
             attributes["operandSegmentSizes"] = mlir.DenseI32ArrayAttr.get(present)
-        return mlir.Operation.create(
-            node.op, results=[self.type(node.type)], operands=operands, attributes=attributes
-        ).result
+        types = [self.type(node.type)]
+        if node.op in ("iam.attr.path", "iam.attr.select"):
+            types.append(self.type(types_of(node)[1]))
+        return mlir.Operation.create(node.op, results=types, operands=operands, attributes=attributes).results[0]
 
     def _attribute(self, op: str, name: str, value: Any) -> Any:
         mlir = ir()
-        if name == "features":
+        if isinstance(value, Nested):
+            return mlir.FlatSymbolRefAttr.get(self._nested(value))
+        if name in ("features", "tokens", "positions"):
             return mlir.DenseI64ArrayAttr.get(list(value))
         if name in _ENUMERATIONS:
             words = _ENUMERATIONS[name][op]
@@ -359,7 +482,7 @@ def _in_place() -> dict[str, Any]:
 _SEGMENTED = {"iam.clt.edit", "iam.clt.delta"}
 _ENUMERATIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "mode": {"iam.clt.edit": EDIT_MODES, "iam.clt.delta": EDIT_MODES, "iam.policy.steer": STEER_MODES},
-    "rule": {"iam.policy.compose": COMPOSE_RULES},
+    "rule": {"iam.policy.compose": COMPOSE_RULES, "iam.attr.path": PATH_RULES},
     "kind": {"iam.policy.project": SET_KINDS, "iam.policy.verify": SET_KINDS},
 }
 """Attributes that are enumerations of the dialect, whose numbers are the positions of these words."""

@@ -57,7 +57,7 @@ STAGES: tuple[str, ...] = get_args(Stage)
 
 PIPELINES: dict[str, tuple[str, ...]] = {
     "iam": (),
-    "fused": ("iam-fuse",),
+    "fused": ("iam-fuse", "iam-attribute"),
     "llvm": ("iam-to-llvm",),
 }
 """Stage -> the named pipelines that lead to it; :func:`pipelines` says what they consist of."""
@@ -89,7 +89,7 @@ def passes_to(stage: str, donates: bool) -> tuple[str, ...]:
         return PIPELINES[stage]
     table = {pipeline.name: pipeline.passes for pipeline in pipelines()}
     loops = table["iam-to-loops"].replace("iam-reuse-operands", "eliminate-empty-tensors,iam-reuse-operands")
-    return "iam-fuse", loops, "iam-loops-to-llvm"
+    return "iam-fuse", "iam-attribute", loops, "iam-loops-to-llvm"
 
 
 LOCK = threading.RLock()

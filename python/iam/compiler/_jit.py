@@ -26,17 +26,20 @@ from iam.compiler._donate import pair
 from iam.compiler._engine import Stage
 from iam.compiler._explain import Explanation, explain
 from iam.compiler._guards import Guards
-from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, Static, TracedArgumentError, kind_of
+from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, PROMPT, Static, TracedArgumentError, kind_of
 from iam.compiler._recorded import Recorded
 from iam.compiler._recording import Constant, Record, Specialization, WithStatistics, rows_of
 from iam.compiler._trace import (
     FeaturesType,
     FromArgument,
+    ModelType,
     Rows,
     ScalarType,
     TensorType,
     Trace,
     Traced,
+    TracedPath,
+    TracedPrompt,
     TracedScalar,
     Type,
     Value,
@@ -274,7 +277,8 @@ class JitFunction(Generic[P, R]):
         forget = _Forget(weakref.ref(self), key)
         stand_ins = []
         rows_given = any(
-            (kind == ARRAY and leaf.ndim >= 2) or kind == FEATURES for leaf, kind in zip(leaves, kinds, strict=True)
+            (kind == ARRAY and leaf.ndim >= 2) or kind in (FEATURES, PROMPT)
+            for leaf, kind in zip(leaves, kinds, strict=True)
         )
         for i, (leaf, name) in enumerate(zip(leaves, leaf_names, strict=True)):
             kind = kinds[i]
@@ -286,7 +290,8 @@ class JitFunction(Generic[P, R]):
             rows = Rows(rows_of(leaf) if self._options.rows_are_static(parameters[i]) else None)
             type = self._type_of(leaf, kind, name, rows_given, rows)
             rows_given = rows_given or (kind == ARRAY and leaf.ndim == 1)
-            stand_ins.append(leaf if type is None else trace.argument(i, type, name))
+            prompt = leaf if kind == PROMPT else None
+            stand_ins.append(leaf if type is None else trace.argument(i, type, name, prompt))
             self._place(trace, stand_ins[-1], parameters[i], sites[i])
         remaining = iter(stand_ins)
         new_args = [_pytree.rebuild(arg, remaining) for arg in args]
@@ -335,6 +340,8 @@ class JitFunction(Generic[P, R]):
                     "normalises each activation). Compiled programs have no place for these; use the features outside."
                 )
             return FeaturesType(rows, leaf.n_features, leaf.k)
+        if kind == PROMPT:
+            return ModelType(rows, leaf.model.d_model)
         if kind != ARRAY:
             return None
         what = f"iam.jit({self.name}): argument {name}"
@@ -351,6 +358,10 @@ class JitFunction(Generic[P, R]):
             raise TraceError(
                 f"iam.jit({self.name}): the function returned a number that depends on its arguments; programs return "
                 "tensors and features. Compute it outside."
+            )
+        if isinstance(returned, (TracedPath, TracedPrompt)):
+            raise TraceError(
+                f"iam.jit({self.name}): the function returned {returned!r}; programs return tensors and features"
             )
         if isinstance(returned, Traced):
             value = trace.own(returned)

@@ -55,7 +55,13 @@ class Places:
         """``value`` belongs to ``site``; ``why`` completes "which is known from"."""
         self._of[value] = _Place(site, why)
 
-    def _fail(self, message: str, hint: str) -> None:
+    def site_of(self, value: Value) -> Site | None:
+        """Where ``value`` belongs, if it is known."""
+        found = self._of.get(value)
+        return None if found is None else found.site
+
+    def refuse(self, message: str, hint: str) -> None:
+        """Two sites that must not meet; unless everything is allowed."""
         if not self._allow_other:
             raise SiteError(
                 f"iam.jit({self._trace.name}): {message} ({self._trace.where()}). {hint}, or pass "
@@ -72,7 +78,7 @@ class Places:
             self._learn(value, trained)
         elif found.site != trained:
             what = "an activation of" if op == "encode" else "features of a coder of"
-            self._fail(
+            self.refuse(
                 f"{op}: this coder was trained at {trained} and is given {what} {found.site}, which is known from {found.why}",
                 f"Use a coder of {found.site}",
             )
@@ -105,13 +111,13 @@ class Places:
 
     def _meet(self, node: Node, left: _Place, right: _Place) -> None:
         if node.op == "iam.clt.sub":
-            self._fail(
+            self.refuse(
                 f"features of coders of {left.site} and {right.site} are subtracted: their dictionaries are not the same",
                 "Subtract what they decode to",
             )
         elif not (left.site.kind in _STREAM and right.site.kind in _STREAM):
             ways = [f"{place.site} ({_POSITION[place.site.kind]}; known from {place.why})" for place in (left, right)]
-            self._fail(
+            self.refuse(
                 f"activations of {ways[0]} and {ways[1]} are combined", "Take both from one place relative to the norm"
             )
 

@@ -19,10 +19,24 @@ from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch
 from iam.core.sites import Site
 
-__all__ = ["ARRAY", "CODER", "CONSTANT", "FEATURES", "NUMBER", "Static", "TracedArgumentError", "fields_of", "flatten",
-           "kind_of", "leaves_of", "new_like", "rebuild"]  # fmt: skip
+__all__ = [
+    "ARRAY",
+    "CODER",
+    "CONSTANT",
+    "FEATURES",
+    "NUMBER",
+    "PROMPT",
+    "Static",
+    "TracedArgumentError",
+    "fields_of",
+    "flatten",
+    "kind_of",
+    "leaves_of",
+    "new_like",
+    "rebuild",
+]  # fmt: skip
 
-ARRAY, NUMBER, CODER, FEATURES, CONSTANT, TRACED = range(6)
+ARRAY, NUMBER, CODER, FEATURES, CONSTANT, TRACED, PROMPT = range(7)
 
 
 class TracedArgumentError(Exception):
@@ -49,6 +63,8 @@ def kind_of(leaf: Any) -> int:
         return TRACED
     if is_coder(leaf):
         return CODER
+    if hasattr(type(leaf), "__iam_handle__"):
+        return PROMPT
     return CONSTANT
 
 
@@ -134,6 +150,8 @@ def flatten(value: Any, leaves: list[Any], key: list[Any]) -> None:
         key.append("number")
     elif kind == CODER:
         key.append(("coder", id(value)))
+    elif kind == PROMPT:
+        key.append(("prompt", value.signature))
     else:
         key.append(("features", value.n_features, value.k, value.row_scale is None))
 

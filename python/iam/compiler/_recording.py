@@ -13,7 +13,7 @@ from iam.compiler._builder import build_module
 from iam.compiler._donate import check_memory
 from iam.compiler._engine import FeaturesSlot, Native, NumberSlot, Slot, TensorSlot
 from iam.compiler._guards import Guards
-from iam.compiler._pytree import ARRAY, FEATURES, kind_of
+from iam.compiler._pytree import ARRAY, FEATURES, PROMPT, kind_of
 from iam.compiler._recorded import Recorded
 from iam.compiler._trace import (
     FeaturesType,
@@ -21,6 +21,7 @@ from iam.compiler._trace import (
     FromArray,
     FromCoder,
     Input,
+    ModelType,
     Rows,
     ScalarType,
     TensorType,
@@ -88,6 +89,13 @@ def _fetch_vector(leaf: int, what: str) -> _Fetch:
 def _fetch_number(leaf: int) -> _Fetch:
     def fetch(leaves: list[Any], out: list[Any]) -> None:
         out.append(float(leaves[leaf]))
+
+    return fetch
+
+
+def _fetch_prompt(leaf: int) -> _Fetch:
+    def fetch(leaves: list[Any], out: list[Any]) -> None:
+        out.append(leaves[leaf].__iam_handle__())
 
     return fetch
 
@@ -207,7 +215,7 @@ class Specialization:
         self._prefix_leaf: list[int | None] = []
         for result in program.results:
             rows = None if isinstance(result.type, ScalarType) else result.type.rows
-            self._prefix_leaf.append(None if rows is None else groups[rows.root()][0])
+            self._prefix_leaf.append(None if rows is None else groups.get(rows.root(), [None])[0])
         self._like_leaves = [
             value.source.leaf
             for value in program.inputs
@@ -252,8 +260,11 @@ class Specialization:
         what = f"{self._what}: argument {names[source.leaf]}"
         if isinstance(value.type, ScalarType):
             return _fetch_number(source.leaf)
+        if isinstance(value.type, ModelType):
+            return _fetch_prompt(source.leaf)
         if isinstance(value.type, FeaturesType):
             return _fetch_features(source.leaf, what)
+        assert isinstance(value.type, TensorType)
         if value.type.rows is None:
             return _fetch_vector(source.leaf, what)
         return _fetch_rows(source.leaf, value.type.width, what)
@@ -325,6 +336,9 @@ class Specialization:
             at += 1
             if leaf is not None and len(prefix := _prefix(leaves[leaf])) != 1:
                 array = array.reshape(*prefix, *array.shape[1:])
+            if isinstance(slot, TensorSlot) and slot.dtype != "f32":
+                wrapped.append(torch_if_loaded().from_numpy(array) if is_torch(wrap(_NOTHING)) else array)
+                continue
             wrapped.append(array if i in self._float32 else wrap(array))
         return _fill(self._tree, wrapped)
 
@@ -335,6 +349,8 @@ class Specialization:
             leaf = leaves[i]
             if type(leaf) is SparseFeatures:
                 leaf = leaf.components[0]
+            elif kind_of(leaf) == PROMPT:
+                leaf = leaf.like
             if type(leaf) is not np.ndarray and is_torch(leaf):
                 like = leaf
                 break
@@ -347,6 +363,9 @@ class Specialization:
             made: Callable[[Any], Any] = torch.from_numpy
             return made
         return lambda result: from_numpy(result, like)
+
+
+_NOTHING = np.empty(0, np.float32)
 
 
 def _as_it_is(result: Any) -> Any:
@@ -378,7 +397,10 @@ def _slot(type: Type) -> Slot:
         return NumberSlot("f32")
     if isinstance(type, FeaturesType):
         return FeaturesSlot(type.rows.size, type.n_features, type.k)
-    return TensorSlot("f32", (*([type.rows.size] if type.rows is not None else []), *type.dims))
+    if isinstance(type, ModelType):
+        return NumberSlot("i64")
+    assert isinstance(type, TensorType)
+    return TensorSlot(type.element, (*([type.rows.size] if type.rows is not None else []), *type.dims))
 
 
 def _components_of(slot: Slot) -> int:
@@ -388,6 +410,6 @@ def _components_of(slot: Slot) -> int:
 def rows_of(leaf: Any) -> int | None:
     """The number of rows of an argument; None for one without."""
     kind = kind_of(leaf)
-    if kind == FEATURES or (kind == ARRAY and leaf.ndim >= 1):
+    if kind in (FEATURES, PROMPT) or (kind == ARRAY and leaf.ndim >= 1):
         return math.prod(_prefix(leaf))
     return None

@@ -31,7 +31,9 @@ __all__ = [
     "FromArray",
     "FromCoder",
     "Input",
+    "ModelType",
     "Node",
+    "PathType",
     "Rows",
     "ScalarType",
     "SourceLine",
@@ -39,6 +41,8 @@ __all__ = [
     "Trace",
     "Traced",
     "TracedFeatures",
+    "TracedPath",
+    "TracedPrompt",
     "TracedScalar",
     "TracedTensor",
     "Value",
@@ -63,13 +67,15 @@ class Rows:
 
     Args:
         size: The number, if the program is made for one; None if only a call knows it.
+        derived: It follows from another number by a rule that only a model knows, and equals no other one.
     """
 
-    __slots__ = ("_parent", "_size")
+    __slots__ = ("_parent", "_size", "derived")
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, *, derived: bool = False) -> None:
         self._parent: Rows | None = None
         self._size = size
+        self.derived = derived
 
     @property
     def size(self) -> int | None:
@@ -102,10 +108,11 @@ class ScalarType:
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """float32 ``[rows, *dims]``, or ``[*dims]`` when ``rows`` is None."""
+    """float32 ``[rows, *dims]``, or ``[*dims]`` when ``rows`` is None; ``element`` is ``i32`` for indices."""
 
     rows: Rows | None
     dims: tuple[int, ...]
+    element: str = "f32"
 
     @property
     def width(self) -> int:
@@ -127,6 +134,32 @@ class FeaturesType:
         return f"[{self.rows!r}, {self.n_features}]" + ("" if self.k is None else f", k = {self.k}")
 
 
+@dataclass(frozen=True, slots=True)
+class ModelType:
+    """A language model with a prompt; ``rows`` are the positions of its sequences."""
+
+    rows: Rows
+    d_model: int
+
+    def __str__(self) -> str:
+        return f"[{self.rows!r}, {self.d_model}]"
+
+
+@dataclass(frozen=True, slots=True)
+class PathType:
+    """``steps`` points of the type ``point``, and their weights."""
+
+    steps: int
+    point: TensorType
+
+    @property
+    def rows(self) -> Rows | None:
+        return self.point.rows
+
+    def __str__(self) -> str:
+        return f"of {self.steps} points {self.point}"
+
+
 class SourceLine(NamedTuple):
     """A place in the user's Python."""
 
@@ -139,7 +172,7 @@ class SourceLine(NamedTuple):
         return f"{self.file}:{self.line}"
 
 
-Type = ScalarType | TensorType | FeaturesType
+Type = ScalarType | TensorType | FeaturesType | ModelType | PathType
 
 
 class Value:
@@ -256,6 +289,8 @@ class Trace:
         self.coders: dict[int, Any] = {}  # id -> coder: arguments, what the function refers to, what it used
         self.names: dict[int, str] = {}  # id of an object -> what the user calls it
         self._entry = entry
+        self.gone: set[Value] = set()  # of nested functions that were recorded
+        self.prompts: dict[Value, Any] = {}  # the prompt that stands for each while recording
         self._by_source: dict[Any, Input] = {}
         self._active = True
         self._kept: list[Any] = []  # objects whose ids are keys above
@@ -318,9 +353,12 @@ class Trace:
             self.inputs.append(found)
         return found
 
-    def argument(self, leaf: int, type: Type, name: str) -> Traced:
+    def argument(self, leaf: int, type: Type, name: str, prompt: Any = None) -> Traced:
         """The stand-in for leaf ``leaf`` of the call's arguments."""
-        traced: Traced = self._wrap(self._add_input(("argument", leaf), type, name, FromArgument(leaf)))
+        value = self._add_input(("argument", leaf), type, name, FromArgument(leaf))
+        if prompt is not None:
+            self.prompts[value] = prompt
+        traced: Traced = self._wrap(value)
         return traced
 
     def weight(self, coder: Any, attribute: str) -> Value:
@@ -384,6 +422,10 @@ class Trace:
             return TracedScalar(self, value)
         if isinstance(value.type, FeaturesType):
             return TracedFeatures(self, value)
+        if isinstance(value.type, ModelType):
+            return TracedPrompt(self, value)
+        if isinstance(value.type, PathType):
+            return TracedPath(self, value)
         return TracedTensor(self, value)
 
     def node(self, op: str, operands: Sequence[Value | None], type: Type, **attributes: Any) -> Any:
@@ -401,6 +443,11 @@ class Trace:
                 "Pass it as an argument instead of reaching for it from outside.",
             )
         self.check_active()
+        if traced._value in self.gone:
+            self.fail(
+                f"{traced!r} belongs to a nested function whose gradient was taken",
+                "Compute it outside of that function.",
+            )
         return traced._value
 
     def activation(self, x: Any, what: str) -> tuple[Value, TensorType]:
@@ -633,11 +680,23 @@ class Trace:
 
     def op(self, name: str, *args: Any) -> Any:
         """Record the op ``name`` of :mod:`iam.ops` with its arguments in that function's order."""
-        method = getattr(self, f"_op_{name}", None)
-        if method is None:
-            self.fail(f'the op "{name}" cannot be recorded', "Call it outside of the traced function.")
         self.check_active()
-        return method(*args)
+        method = getattr(self, f"_op_{name}", None)
+        if method is not None:
+            return method(*args)
+        from iam.compiler import _attribution
+
+        recorder = getattr(_attribution, f"record_{name}", None)
+        if recorder is None:
+            self.fail(f'the op "{name}" cannot be recorded', "Call it outside of the traced function.")
+        return recorder(self, *args)
+
+    def run_segment(self, prompt: Any, h: Any, **arguments: Any) -> Any:
+        """``Prompt.run`` of a prompt that is no argument, on a traced activation."""
+        self.fail(
+            f"{prompt!r} is not an argument of the function",
+            "Programs run a model through a prompt that is given to them: make it a parameter.",
+        )
 
     def _op_steer(self, h: Any, v: Any, strength: Any, mode: str) -> TracedTensor:
         value, type = self.activation(h, "steer")
@@ -812,6 +871,10 @@ class Trace:
         assert a.rows is not None and b.rows is not None
         if None not in (a.rows.size, b.rows.size) and a.rows.size != b.rows.size:
             self._shape_error(f"expected operands with the same number of rows, got {a} and {b}", "shape")
+        if a.rows.root() is not b.rows.root() and (a.rows.root().derived or b.rows.root().derived):
+            self._shape_error(
+                f"{a} and {b} do not have the same rows: one has chosen positions of a prompt only", "shape"
+            )
         a.rows.merge(b.rows)
 
     # Features.
@@ -955,6 +1018,9 @@ class Trace:
         """``left op right`` element by element; at least one is traced."""
         symbol = _SYMBOLS[op]
         a, b = (self._elementwise(x, f"{describe(left)} {symbol} {describe(right)}") for x in (left, right))
+        for value in (a, b):
+            if not isinstance(value.type, (ScalarType, TensorType)) or getattr(value.type, "element", "f32") != "f32":
+                self.fail(f"{describe(left)} {symbol} {describe(right)}: expected numbers and tensors", "Return it.")
         if isinstance(a.type, ScalarType):
             return self.node(op, (a, b), b.type)
         if isinstance(b.type, ScalarType):
@@ -1234,6 +1300,43 @@ class TracedTensor(_Arithmetic):
     def dtype(self) -> Any:
         """float32: compiled arithmetic, whatever float type comes in."""
         return np.dtype(np.float32)
+
+    def __getitem__(self, index: Any) -> TracedTensor:
+        """``x[:, j]``: a number for each row; ``x[:, a:b]``: columns."""
+        from iam.compiler import _attribution
+
+        return _attribution.columns(self._trace, self, index)
+
+    def __matmul__(self, other: Any) -> TracedTensor:
+        """``x @ v`` with a vector ``[d]``: a number for each row."""
+        from iam.compiler import _attribution
+
+        return _attribution.row_products(self._trace, self, other)
+
+
+class TracedPath(Traced):
+    """The points of a path, for :func:`iam.ops.grad`."""
+
+    __slots__ = ()
+
+
+class TracedPrompt(Traced):
+    """A :class:`iam.models.Prompt` in the program being recorded."""
+
+    __slots__ = ("_prompt",)
+
+    def __init__(self, trace: Trace, value: Value) -> None:
+        super().__init__(trace, value)
+        assert isinstance(value, Input)
+        self._prompt = trace.prompts[value]
+
+    def run(
+        self, h: Any = None, *, from_: Any = None, to: Any, tokens: Any = None, positions: Any = None
+    ) -> TracedTensor:
+        """See :meth:`iam.models.Prompt.run`."""
+        from iam.compiler import _attribution
+
+        return _attribution.run(self._trace, self, h, from_=from_, to=to, tokens=tokens, positions=positions)
 
 
 class TracedFeatures(Traced):

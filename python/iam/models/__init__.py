@@ -7,5 +7,6 @@
 
 from iam.models._families import FAMILIES, Family, SitePoint
 from iam.models._language_model import LanguageModel
+from iam.models._segments import Prompt
 
-__all__ = ["FAMILIES", "Family", "LanguageModel", "SitePoint"]
+__all__ = ["FAMILIES", "Family", "LanguageModel", "Prompt", "SitePoint"]

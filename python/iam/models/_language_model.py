@@ -19,6 +19,7 @@ from iam.models._coders import CoderMethods
 from iam.models._families import Family, SitePoint, family_of
 from iam.models._gguf import ALIASES, alias_file, load_gguf, quiet
 from iam.models._hooks import Attachment, Hooks, StopForward
+from iam.models._segments import Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -411,6 +412,17 @@ class LanguageModel(CoderMethods):
                     f"LanguageModel.attach: the {what} was trained at {trained}, not at {site}; attach it at {trained}, or pass "
                     "allow_other_site=True if you mean it"
                 )
+
+    def on(self, prompt: Any, *, attention_mask: Any = None) -> Prompt:
+        """The model together with a prompt, to be run from site to site: see :class:`Prompt`.
+
+        Args:
+            prompt: Text, texts, or token ids. Texts of different lengths are padded on the right.
+            attention_mask: For token ids: 1 at tokens, 0 at padding, same shape.
+
+        Nothing runs yet.
+        """
+        return Prompt(self, *self._inputs(prompt, attention_mask, "right"))
 
     # --------------------------------------------------------------------------------------------------------- predict
 

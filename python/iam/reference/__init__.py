@@ -5,6 +5,6 @@
 they are given: pass float64 to get an answer that the float32 kernels are measured against.
 """
 
-from iam.reference import attr, clt, policy
+from iam.reference import attr, clt, model, policy
 
-__all__ = ["attr", "clt", "policy"]
+__all__ = ["attr", "clt", "model", "policy"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from iam.core.errors import ArgumentError, ShapeError
 
-__all__ = ["circuit", "grad", "path", "select"]
+__all__ = ["check", "circuit", "grad", "path", "select"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -117,6 +117,21 @@ def select(scores: Array, *, n: int) -> tuple[npt.NDArray[np.int64], Array]:
         )
     order = np.argsort(-np.abs(scores), axis=-1, kind="stable")[..., :n]
     return order, np.take_along_axis(scores, order, axis=-1)
+
+
+def check(gradients: Array, *, points: int, first: int = 0) -> int | None:
+    """The first point of a path at which a gradient is NaN or infinite, or None.
+
+    Args:
+        gradients: ``[points·rows, d]``, point by point.
+        points: How many.
+        first: Number of the first of them.
+
+    >>> check(np.array([[1.0], [np.nan]]), points=2, first=8)
+    9
+    """
+    parts = np.isfinite(gradients.reshape(points, -1)).all(axis=1)
+    return None if parts.all() else first + int(np.argmin(parts))
 
 
 def circuit(activations: Array, W_dec: Array, W_enc: Array, jacobian: Array | None = None) -> Array:

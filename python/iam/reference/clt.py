@@ -21,9 +21,12 @@ __all__ = [
     "cross_layer",
     "crosscoder",
     "decode",
+    "decode_adjoint",
     "delta",
     "densify",
+    "densify_adjoint",
     "edit",
+    "edit_adjoint",
     "encode",
     "encode_sparse",
     "gate",
@@ -560,6 +563,64 @@ def _activate(cfg: Any, weights: dict[str, Array], z: Array, norms: Array) -> Ar
     if cfg.architecture == "standard":
         return relu(pre)
     return {"topk": topk, "abstopk": abstopk, "groupmax": groupmax}[cfg.architecture](pre, k=cfg.k)
+
+
+def decode_adjoint(f: Array, W_dec: Array, dy: Array) -> Array:
+    """Derivative of a reconstruction by its active features: ``dy·W_decᵀ`` where ``f`` is not 0, else 0.
+
+    >>> decode_adjoint(np.array([[2.0, 0.0]]), np.array([[1.0], [10.0]]), np.array([[3.0]]))
+    array([[3., 0.]])
+    """
+    return np.where(f != 0, dy @ W_dec.T, 0.0)
+
+
+def densify_adjoint(f: Array, dd: Array, columns: Sequence[int] | None = None) -> Array:
+    """Derivative of dense features by the active ones: ``dd`` where ``f`` is not 0, else 0.
+
+    Args:
+        f: ``[..., F]``.
+        dd: ``[..., F]``, or ``[..., n]`` for the features in ``columns``.
+        columns: The features that ``dd`` is about; those of others are 0.
+
+    >>> densify_adjoint(np.array([[2.0, 0.0, 1.0]]), np.array([[5.0, 6.0]]), [2, 1])
+    array([[0., 0., 5.]])
+    """
+    whole = dd if columns is None else np.zeros_like(f)
+    if columns is not None:
+        whole[..., list(columns)] = dd
+    return np.where(f != 0, whole, 0.0)
+
+
+def edit_adjoint(
+    f: Array, dg: Array, features: Sequence[int], mode: str, a: Any = None, b: Any = None, *, delta: bool = False
+) -> Array:
+    """Derivative of an edit by the active features: ``m·dg`` where ``f`` is not 0, else 0.
+
+    Args:
+        f: The features before the edit ``[..., F]``.
+        dg: The derivative by those after it.
+        features: The edited ones.
+        mode: ``set``, ``ablate``: m is 0; ``scale``: ``a``; ``clamp``: 1 where ``a <= f <= b``, else 0. Of other features: 1.
+        a: One number for each edited feature.
+        b: As ``a``.
+        delta: Of what the edit changes alone: ``m − 1`` for the edited features, 0 for the others.
+
+    >>> edit_adjoint(np.array([[2.0, 3.0]]), np.ones((1, 2)), [1], "scale", [4.0])
+    array([[1., 4.]])
+    """
+    m = np.ones_like(f)
+    index = list(features)
+    if mode == "scale":
+        m[..., index] = np.asarray(a)
+    elif mode == "clamp":
+        m[..., index] = (np.asarray(a) <= f[..., index]) & (f[..., index] <= np.asarray(b))
+    else:
+        m[..., index] = 0
+    if delta:
+        listed = np.zeros(f.shape[-1], bool)
+        listed[index] = True
+        m = np.where(listed, m - 1, 0.0)
+    return np.where(f != 0, m * dg, 0.0)
 
 
 def cross_layer(features: Sequence[Array], W_dec: Sequence[Array], b_dec: Sequence[Array]) -> list[Array]:

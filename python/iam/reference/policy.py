@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from iam.core.errors import ArgumentError, ShapeError
 
-__all__ = ["compose", "project", "steer", "verify"]
+__all__ = ["compose", "project", "project_adjoint", "steer", "verify"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -144,6 +144,28 @@ def project(h: Array, kind: str, first: Array, second: Any = None) -> Array:
     raise ArgumentError(
         f'iam.policy.project: unknown set "{kind}"; expected ball, box, halfspace or subspace', code="mode"
     )
+
+
+def project_adjoint(h: Array, dy: Array, kind: str, first: Array, second: Any) -> Array:
+    """The derivative of :func:`project` at ``h``, times ``dy``; symmetric, so also its transpose.
+
+    Rows (for ``box``, columns) that stay pass ``dy`` on; so does the border.
+
+    >>> project_adjoint(np.array([[3.0, 4.0]]), np.array([[1.0, 1.0]]), "halfspace", np.array([1.0, 0.0]), 1.0)
+    array([[0., 1.]])
+    """
+    if kind == "halfspace":
+        moves = (h @ first > second)[..., None]
+        return dy - np.where(moves, (dy @ first / (first @ first))[..., None] * first, 0.0)
+    if kind == "ball":
+        offset = h - first
+        norm = np.linalg.norm(offset, axis=-1, keepdims=True)
+        unit = offset / np.where(norm > 0, norm, 1.0)
+        tangent = dy - (dy * unit).sum(-1, keepdims=True) * unit
+        return np.where(norm > second, second / np.where(norm > 0, norm, 1.0) * tangent, dy)
+    if kind == "box":
+        return np.where((first <= h) & (h <= second), dy, 0.0)
+    raise ArgumentError(f'iam.policy.project_adjoint: expected ball, box or halfspace, got "{kind}"', code="mode")
 
 
 def verify(h: Array, kind: str, first: Array, second: Any = None) -> Array:

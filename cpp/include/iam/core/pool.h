@@ -32,6 +32,10 @@ IAM_RT_EXPORT void *allocate(std::size_t bytes) noexcept;
 /// alone; returns false then.
 IAM_RT_EXPORT bool release(void *block) noexcept;
 
+/// Takes memory of somebody else as a live block, so that it can be given back like any other: then `drop(owner)` is
+/// called, on whatever thread, without a lock held. False if `block` is live already or there is no memory to note it.
+IAM_RT_EXPORT bool adopt(void *block, void (*drop)(void *owner), void *owner) noexcept;
+
 /// True if `block` is the start of a live block.
 IAM_RT_EXPORT bool owns(const void *block) noexcept;
 

@@ -16,7 +16,9 @@ def IAMToLinalgPass : Pass<"iam-to-linalg"> {
     * `iam.clt.residual` without skip weight -> `arith.addf`;
     * `iam.policy.steer add` -> `linalg.generic`: `h + s * v`, `v` read by column;
     * `tensor.splat` -> `linalg.fill`, which elementwise fusion absorbs as a
-      scalar operand.
+      scalar operand;
+    * `iam.attr.path` -> `linalg.generic`: nodes and weights of the rule are
+      constants, and what reads single points fuses with them.
 
     Everything else stays: matrix-sized and irregular work belongs to the
     runtime (see `iam-to-runtime`). Of the steering modes, `ablate` and `clamp`

@@ -7,6 +7,7 @@
 
 #include "iam/Conversion/Passes.h"
 #include "iam/Dialect/IAM/IR/IAMOps.h"
+#include "iam/Dialect/IAM/IR/Quadrature.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
@@ -73,10 +74,49 @@ struct SplatToFill : OpRewritePattern<tensor::SplatOp> {
   }
 };
 
+/// path x, baseline -> baseline + node * (x - baseline) over the nodes, and constant weights
+struct PathToLinalg : OpRewritePattern<AttrPathOp> {
+  using OpRewritePattern::OpRewritePattern;
+  LogicalResult matchAndRewrite(AttrPathOp op, PatternRewriter &rewriter) const override {
+    Location loc = op.getLoc();
+    auto steps = static_cast<int64_t>(op.getSteps());
+    SmallVector<float> nodes(steps), weights(steps);
+    quadrature(op.getRule(), nodes, weights);
+    auto vector = RankedTensorType::get(steps, rewriter.getF32Type());
+    auto constant = [&](ArrayRef<float> numbers) -> Value {
+      return arith::ConstantOp::create(rewriter, loc, DenseElementsAttr::get(vector, numbers));
+    };
+    auto x = cast<RankedTensorType>(op.getX().getType());
+    SmallVector<OpFoldResult> sizes = tensor::getMixedSizes(rewriter, loc, op.getX());
+    sizes.insert(sizes.begin(), rewriter.getIndexAttr(steps));
+    Value empty = tensor::EmptyOp::create(rewriter, loc, sizes, rewriter.getF32Type());
+    unsigned rank = x.getRank() + 1;
+    AffineMap all = rewriter.getMultiDimIdentityMap(rank), point = all.dropResult(0);
+    AffineMap node = AffineMap::get(rank, 0, rewriter.getAffineDimExpr(0));
+    SmallVector<utils::IteratorType> parallel(rank, utils::IteratorType::parallel);
+    auto generic = linalg::GenericOp::create(
+        rewriter, loc, TypeRange{empty.getType()},
+        ValueRange{constant(nodes), op.getX(), op.getBaseline()}, ValueRange{empty},
+        ArrayRef<AffineMap>{node, point, point, all}, parallel,
+        [](OpBuilder &builder, Location loc, ValueRange args) {
+          Value direction = arith::SubFOp::create(builder, loc, args[1], args[2]);
+          Value along = arith::MulFOp::create(builder, loc, args[0], direction);
+          Value sum = arith::AddFOp::create(builder, loc, args[2], along);
+          linalg::YieldOp::create(builder, loc, sum);
+        });
+    auto as = [&](Value value, Type type) -> Value {
+      return value.getType() == type ? value : tensor::CastOp::create(rewriter, loc, type, value);
+    };
+    rewriter.replaceOp(op, {as(generic.getResult(0), op.getPoints().getType()),
+                            as(constant(weights), op.getWeights().getType())});
+    return success();
+  }
+};
+
 struct IAMToLinalgPass : iam::impl::IAMToLinalgPassBase<IAMToLinalgPass> {
   void runOnOperation() override {
     RewritePatternSet patterns(&getContext());
-    patterns.add<ResidualToAdd, SteerAddToLinalg, SplatToFill>(&getContext());
+    patterns.add<ResidualToAdd, SteerAddToLinalg, SplatToFill, PathToLinalg>(&getContext());
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       signalPassFailure();
   }

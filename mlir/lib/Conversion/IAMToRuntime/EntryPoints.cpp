@@ -8,6 +8,7 @@
 #include "EntryPoints.h"
 #include "mlir/IR/Builders.h"
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringSwitch.h"
 #include "llvm/Support/ErrorHandling.h"
 
 #include <array>
@@ -19,8 +20,6 @@ namespace {
 struct Line {
   StringRef symbol, result, arguments;
 };
-constexpr StringLiteral kNone = "none", kRows = "csr";
-
 const Line kLines[] = {
 #define IAM_RT_ENTRY(name, result, arguments) {"iam_rt_" #name, #result, arguments},
 #include "iam/entry_points.def"
@@ -48,9 +47,16 @@ Argument parseArgument(const Line &line, StringRef text) {
 Signature parseSignature(const Line &line) {
   Signature signature;
   signature.symbol = line.symbol;
-  if (line.result != kNone && line.result != kRows)
+  std::optional<Signature::Result> result =
+      llvm::StringSwitch<std::optional<Signature::Result>>(line.result)
+          .Case("none", Signature::Result::None)
+          .Case("csr", Signature::Result::Csr)
+          .Case("matrix", Signature::Result::Matrix)
+          .Case("taped", Signature::Result::Taped)
+          .Default(std::nullopt);
+  if (!result)
     malformed(line, line.result);
-  signature.returnsRows = line.result == kRows;
+  signature.result = *result;
   SmallVector<StringRef> words;
   line.arguments.split(words, ' ', /*MaxSplit=*/-1, /*KeepEmpty=*/false);
   for (StringRef word : words)
@@ -82,6 +88,21 @@ Type Argument::type(MLIRContext *context) const {
   SmallVector<int64_t> dynamic(rank, ShapedType::kDynamic);
   return MemRefType::get(dynamic, elementType(context),
                          StridedLayoutAttr::get(context, ShapedType::kDynamic, dynamic));
+}
+
+SmallVector<Type> Signature::resultTypes(MLIRContext *context) const {
+  Builder builder(context);
+  int64_t open = ShapedType::kDynamic;
+  SmallVector<Type> types;
+  if (result == Result::Csr)
+    for (Type element :
+         {Type(builder.getF32Type()), Type(builder.getI32Type()), Type(builder.getI64Type())})
+      types.push_back(MemRefType::get(open, element));
+  if (result == Result::Matrix || result == Result::Taped)
+    types.push_back(MemRefType::get({open, open}, builder.getF32Type()));
+  if (result == Result::Taped)
+    types.push_back(builder.getI64Type());
+  return types;
 }
 
 const Signature &iam::rt::signature(EntryPoint entry) {

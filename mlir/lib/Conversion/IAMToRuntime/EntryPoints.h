@@ -34,9 +34,12 @@ struct Argument {
 };
 
 struct Signature {
-  llvm::StringRef symbol;   ///< iam_rt_<name>
-  bool returnsRows = false; ///< result is `csr`
+  llvm::StringRef symbol; ///< iam_rt_<name>
+  enum class Result { None, Csr, Matrix, Taped };
+  Result result = Result::None;
   llvm::SmallVector<Argument, 9> arguments;
+
+  llvm::SmallVector<mlir::Type> resultTypes(mlir::MLIRContext *context) const;
 };
 
 /// Parsed from the list; a malformed line is a fatal error (and a failing test).

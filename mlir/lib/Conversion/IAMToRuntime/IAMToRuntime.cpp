@@ -51,9 +51,12 @@ SmallVector<Type> componentTypes(FeaturesType type) {
           RankedTensorType::get(dynamic, i32), RankedTensorType::get(dynamic, i64)};
 }
 
+/// Features become their components, handles numbers.
 struct FeaturesConverter : TypeConverter {
   FeaturesConverter() {
     addConversion([](Type type) { return type; });
+    addConversion([](ModelType type) { return IntegerType::get(type.getContext(), 64); });
+    addConversion([](TapeType type) { return IntegerType::get(type.getContext(), 64); });
     addConversion([](FeaturesType type, SmallVectorImpl<Type> &results) {
       llvm::append_range(results, componentTypes(type));
       return success();
@@ -135,7 +138,11 @@ public:
     for (auto [buffer, tensor] : destinations)
       results.push_back(toTensor(buffer, tensor));
     for (Value buffer : call.getResults()) {
-      auto type = cast<MemRefType>(buffer.getType());
+      auto type = dyn_cast<MemRefType>(buffer.getType());
+      if (!type) { // a number
+        results.push_back(buffer);
+        continue;
+      }
       results.push_back(
           toTensor(buffer, RankedTensorType::get(type.getShape(), type.getElementType())));
     }
@@ -181,10 +188,7 @@ private:
     SmallVector<Type> arguments, results;
     for (const rt::Argument &argument : signature.arguments)
       arguments.push_back(argument.type(context));
-    if (signature.returnsRows)
-      for (Type element :
-           {Type(builder.getF32Type()), Type(builder.getI32Type()), Type(builder.getI64Type())})
-        results.push_back(MemRefType::get(ShapedType::kDynamic, element));
+    results = signature.resultTypes(context);
     FunctionType type = builder.getFunctionType(arguments, results);
 
     auto module = op->getParentOfType<ModuleOp>();
@@ -464,6 +468,123 @@ Results lower(PolicyVerifyOp op, Components<PolicyVerifyOp> in, Lowering to) {
       .emit();
 }
 
+Results lower(AttrSelectOp op, Components<AttrSelectOp> in, Lowering to) {
+  return to.call(EntryPoint::select)
+      .read(in.getScores())
+      .write(op.getResultTypes(), [&] { return to.rows(in.getScores()); })
+      .emit();
+}
+
+Results lower(AttrCheckOp op, Components<AttrCheckOp> in, Lowering to) {
+  Value first = arith::IndexCastOp::create(to.builder, op.getLoc(), to.builder.getI64Type(),
+                                           in.getFirst().front());
+  return to.call(EntryPoint::check_gradients)
+      .read(in.getGradients())
+      .scalar(first)
+      .scalar(static_cast<int64_t>(op.getPoints()))
+      .emit();
+}
+
+/// What follows the activation in calls that run a part of a model.
+template <typename PartOp>
+Results emitPart(RuntimeCall &call, PartOp op, StringRef from, Lowering to) {
+  auto y = cast<RankedTensorType>(op.getY().getType());
+  call.text(from).text(op.getTo());
+  for (std::optional<ArrayRef<int64_t>> chosen : {op.getTokens(), op.getPositions()})
+    call.features(chosen.value_or(ArrayRef<int64_t>())).scalar(static_cast<int64_t>(!chosen));
+  Results results = call.scalar(y.isDynamicDim(1) ? -1 : y.getDimSize(1)).emit();
+  if (succeeded(results) && (*results)[0].getType() != y)
+    (*results)[0] = tensor::CastOp::create(to.builder, op.getLoc(), y, (*results)[0]);
+  return results;
+}
+
+Results lower(ModelRunOp op, Components<ModelRunOp> in, Lowering to) {
+  RuntimeCall call = to.call(EntryPoint::model_run);
+  call.scalar(in.getModel().front()).read(in.getH());
+  return emitPart(call, op, op.getFrom().value_or(""), to);
+}
+
+Results lower(ModelLinearizeOp op, Components<ModelLinearizeOp> in, Lowering to) {
+  RuntimeCall call = to.call(EntryPoint::model_linearize);
+  call.scalar(in.getModel().front()).read(in.getH());
+  return emitPart(call, op, op.getFrom(), to);
+}
+
+Results lower(ModelPullbackOp op, Components<ModelPullbackOp> in, Lowering to) {
+  auto dh = cast<RankedTensorType>(op.getG().getType());
+  Results results = to.call(EntryPoint::model_pullback)
+                        .scalar(in.getTape().front())
+                        .read(in.getDy())
+                        .scalar(dh.isDynamicDim(1) ? -1 : dh.getDimSize(1))
+                        .emit();
+  if (succeeded(results) && (*results)[0].getType() != dh)
+    (*results)[0] = tensor::CastOp::create(to.builder, op.getLoc(), dh, (*results)[0]);
+  return results;
+}
+
+/// Codes with the slots of `f`, which the call has read first.
+Results writeLike(RuntimeCall &call, FeaturesType f, ValueRange parts, Lowering to) {
+  if (f.isKForm())
+    call.write(componentTypes(f), [&] { return to.rows(parts); });
+  return call.emit();
+}
+
+Results lower(CLTDecodeAdjointOp op, Components<CLTDecodeAdjointOp> in, Lowering to) {
+  auto f = cast<FeaturesType>(op.getDf().getType());
+  RuntimeCall call =
+      to.call(f.isKForm() ? EntryPoint::decode_adjoint_k : EntryPoint::decode_adjoint_csr);
+  call.read(in.getF()).read(in.getWDec()).read(in.getDy());
+  return writeLike(call, f, in.getF(), to);
+}
+
+Results lower(CLTDensifyAdjointOp op, Components<CLTDensifyAdjointOp> in, Lowering to) {
+  auto f = cast<FeaturesType>(op.getDf().getType());
+  RuntimeCall call =
+      to.call(f.isKForm() ? EntryPoint::densify_adjoint_k : EntryPoint::densify_adjoint_csr);
+  std::optional<ArrayRef<int64_t>> columns = op.getColumns();
+  call.read(in.getF())
+      .read(in.getDd())
+      .features(columns.value_or(ArrayRef<int64_t>()))
+      .scalar(static_cast<int64_t>(!columns));
+  return writeLike(call, f, in.getF(), to);
+}
+
+Results lower(CLTEditAdjointOp op, Components<CLTEditAdjointOp> in, Lowering to) {
+  auto f = cast<FeaturesType>(op.getDf().getType());
+  bool dgIsKForm = cast<FeaturesType>(op.getDg().getType()).isKForm();
+  EntryPoint entry =
+      f.isKForm() ? (dgIsKForm ? EntryPoint::edit_adjoint_k_k : EntryPoint::edit_adjoint_k_csr)
+                  : (dgIsKForm ? EntryPoint::edit_adjoint_csr_k : EntryPoint::edit_adjoint_csr_csr);
+  RuntimeCall call = to.call(entry);
+  call.read(in.getF())
+      .read(in.getDg())
+      .features(op.getFeatures())
+      .read(in.getA())
+      .read(in.getB())
+      .scalar(static_cast<int64_t>(op.getMode()))
+      .scalar(static_cast<int64_t>(op.getDelta()));
+  return writeLike(call, f, in.getF(), to);
+}
+
+Results lower(PolicyProjectAdjointOp op, Components<PolicyProjectAdjointOp> in, Lowering to) {
+  const bool isBox = op.getKind() == SetKind::Box;
+  RuntimeCall call = to.call(EntryPoint::project_adjoint);
+  call.read(in.getH())
+      .read(in.getDy())
+      .scalar(static_cast<int64_t>(op.getKind()))
+      .read(in.getFirst());
+  if (isBox)
+    call.scalar(Value(
+        arith::ConstantOp::create(to.builder, op.getLoc(), to.builder.getF32FloatAttr(0.0f))));
+  else
+    call.scalar(op.getSecond());
+  call.read(isBox ? in.getSecond() : ValueRange{});
+  return call
+      .write(
+          op.getType(), [&] { return to.rows(in.getH()); }, [&] { return to.width(in.getH()); })
+      .emit();
+}
+
 //===----------------------------------------------------------------------===//
 // Patterns
 //===----------------------------------------------------------------------===//
@@ -477,7 +598,13 @@ template <typename Op> struct ToRuntime : OpConversionPattern<Op> {
     Results results = lower(op, adaptor, Lowering{rewriter, op});
     if (failed(results))
       return failure();
-    SmallVector<SmallVector<Value>> replacement{*results};
+    // One result has all parts; several results are a tensor each.
+    SmallVector<SmallVector<Value>> replacement;
+    if (op->getNumResults() == 1)
+      replacement.push_back(*results);
+    else
+      for (Value result : *results)
+        replacement.push_back({result});
     rewriter.replaceOpWithMultiple(op, std::move(replacement));
     return success();
   }
@@ -545,11 +672,15 @@ struct ConvertSelect : OpConversionPattern<arith::SelectOp> {
 
 /// Why an op has no call, and what can be done instead.
 std::optional<StringRef> whyNotLowered(Operation *op) {
-  if (!isa_and_present<IAMDialect>(op->getDialect()))
-    return std::nullopt;
   return llvm::TypeSwitch<Operation *, std::optional<StringRef>>(op)
-      .Case<AttrPathOp, AttrGradOp, AttrSelectOp, AttrCircuitOp>([](auto) {
-        return "attribution has no compiled form; use iam.reference.attr for small inputs";
+      .Case<AttrPathOp>(
+          [](auto) { return "is lowered by iam-to-linalg, which has to run before this pass"; })
+      .Case<AttrGradOp>([](auto) {
+        return "is written out by iam-differentiate, which has to run before this pass";
+      })
+      .Case<AttrCircuitOp>([](auto) {
+        return "is not lowered yet: circuits have no compiled form; use iam.reference.attr for "
+               "small inputs";
       })
       .Default([](auto) { return std::nullopt; });
 }
@@ -559,7 +690,7 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
     bool complete = true;
     getOperation().walk([&](Operation *op) {
       if (std::optional<StringRef> why = whyNotLowered(op)) {
-        op->emitOpError("is not lowered yet: ") << *why;
+        op->emitOpError(*why);
         complete = false;
       }
     });
@@ -569,14 +700,17 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
     MLIRContext *context = &getContext();
     FeaturesConverter converter;
     RewritePatternSet patterns(context);
-    patterns.add<ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>,
-                 ToRuntime<CLTAbsTopKOp>, ToRuntime<CLTGroupMaxOp>, ToRuntime<CLTMatchingPursuitOp>,
-                 ToRuntime<CLTBatchTopKOp>, ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>,
-                 ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>, ToRuntime<CLTDensifyOp>,
-                 ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,
-                 ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ToRuntime<PolicyComposeOp>,
-                 ToRuntime<PolicyProjectOp>, ToRuntime<PolicyVerifyOp>, ConvertReturn, ConvertCall,
-                 ConvertSelect>(converter, context);
+    patterns.add<
+        ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>,
+        ToRuntime<CLTAbsTopKOp>, ToRuntime<CLTGroupMaxOp>, ToRuntime<CLTMatchingPursuitOp>,
+        ToRuntime<CLTBatchTopKOp>, ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>,
+        ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>, ToRuntime<CLTDensifyOp>,
+        ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>, ToRuntime<CLTSubOp>,
+        ToRuntime<PolicySteerOp>, ToRuntime<PolicyComposeOp>, ToRuntime<PolicyProjectOp>,
+        ToRuntime<PolicyVerifyOp>, ToRuntime<AttrSelectOp>, ToRuntime<AttrCheckOp>,
+        ToRuntime<CLTDecodeAdjointOp>, ToRuntime<CLTDensifyAdjointOp>, ToRuntime<CLTEditAdjointOp>,
+        ToRuntime<PolicyProjectAdjointOp>, ToRuntime<ModelRunOp>, ToRuntime<ModelLinearizeOp>,
+        ToRuntime<ModelPullbackOp>, ConvertReturn, ConvertCall, ConvertSelect>(converter, context);
     populateFunctionOpInterfaceTypeConversionPattern<func::FuncOp>(patterns, converter);
 
     ConversionTarget target(*context);

@@ -16,9 +16,9 @@
 #include "LowerOps.h"
 #include "StablehloBuilder.h"
 #include "iam/Dialect/IAM/IR/IAMOps.h"
+#include "iam/Dialect/IAM/IR/Quadrature.h"
 #include "llvm/ADT/TypeSwitch.h"
 
-#include <cmath>
 #include <limits>
 
 using namespace mlir;
@@ -362,52 +362,6 @@ Results lower(CLTSubOp, Operands<CLTSubOp> in, StablehloBuilder &to) {
 // Attribution
 //===----------------------------------------------------------------------===//
 
-/// Nodes and weights of the Gauss-Legendre rule on [0, 1]: the roots of the Legendre polynomial,
-/// by Newton's method from Chebyshev's approximation.
-void gaussLegendre(SmallVectorImpl<float> &nodes, SmallVectorImpl<float> &weights) {
-  const size_t n = nodes.size();
-  for (size_t i = 0; i < n; ++i) {
-    double x =
-        std::cos(M_PI * (static_cast<double>(n - i) - 0.25) / (static_cast<double>(n) + 0.5));
-    double slope = 0;
-    for (int step = 0; step < 100; ++step) {
-      double previous = 0, value = 1;
-      for (size_t degree = 1; degree <= n; ++degree) {
-        double next = ((2.0 * degree - 1) * x * value - (degree - 1.0) * previous) / degree;
-        previous = value;
-        value = next;
-      }
-      slope = n * (previous - x * value) / (1 - x * x);
-      double change = value / slope;
-      x -= change;
-      if (std::abs(change) < 1e-15)
-        break;
-    }
-    nodes[i] = static_cast<float>((x + 1) / 2);
-    weights[i] = static_cast<float>(1 / ((1 - x * x) * slope * slope));
-  }
-}
-
-/// Where a rule evaluates on [0, 1], and its weights: docs/spec.md#iamattrpath.
-void quadrature(PathRule rule, SmallVectorImpl<float> &nodes, SmallVectorImpl<float> &weights) {
-  const size_t n = nodes.size();
-  if (rule == PathRule::GaussLegendre)
-    return gaussLegendre(nodes, weights);
-  for (size_t i = 0; i < n; ++i) {
-    double at = static_cast<double>(i), count = static_cast<double>(n), weight = 1;
-    if (rule == PathRule::Right)
-      at += 1;
-    else if (rule == PathRule::Midpoint)
-      at += 0.5;
-    if (rule == PathRule::Trapezoid) {
-      count -= 1;
-      weight = i == 0 || i + 1 == n ? 0.5 : 1;
-    }
-    nodes[i] = static_cast<float>(at / count);
-    weights[i] = static_cast<float>(weight / count);
-  }
-}
-
 Results lower(AttrPathOp op, Operands<AttrPathOp> in, StablehloBuilder &to) {
   SmallVector<float> nodes(op.getSteps()), weights(op.getSteps());
   quadrature(op.getRule(), nodes, weights);
@@ -423,6 +377,41 @@ Results lower(AttrGradOp op, Operands<AttrGradOp>, StablehloBuilder &) {
   refuse(op) << "StableHLO has no gradients; differentiate the exported function instead "
                 "(program.to_jax() and jax.grad)";
   return failure();
+}
+
+/// Derivatives are made by a pass that the export does not run, since JAX differentiates.
+template <typename AdjointOp> Results refuseAdjoint(AdjointOp op) {
+  refuse(op) << "it is made for compiled programs; differentiate the exported function instead "
+                "(program.to_jax() and jax.grad)";
+  return failure();
+}
+Results lower(CLTDecodeAdjointOp op, Operands<CLTDecodeAdjointOp>, StablehloBuilder &) {
+  return refuseAdjoint(op);
+}
+Results lower(CLTDensifyAdjointOp op, Operands<CLTDensifyAdjointOp>, StablehloBuilder &) {
+  return refuseAdjoint(op);
+}
+Results lower(CLTEditAdjointOp op, Operands<CLTEditAdjointOp>, StablehloBuilder &) {
+  return refuseAdjoint(op);
+}
+Results lower(PolicyProjectAdjointOp op, Operands<PolicyProjectAdjointOp>, StablehloBuilder &) {
+  return refuseAdjoint(op);
+}
+Results lower(AttrCheckOp op, Operands<AttrCheckOp>, StablehloBuilder &) {
+  return refuseAdjoint(op);
+}
+
+/// A model is called where the program runs; a compiled module has no way back.
+template <typename PartOp> Results refuseModel(PartOp op) {
+  refuse(op) << "it calls a model that stays in Python; export what comes before and after it";
+  return failure();
+}
+Results lower(ModelRunOp op, Operands<ModelRunOp>, StablehloBuilder &) { return refuseModel(op); }
+Results lower(ModelLinearizeOp op, Operands<ModelLinearizeOp>, StablehloBuilder &) {
+  return refuseModel(op);
+}
+Results lower(ModelPullbackOp op, Operands<ModelPullbackOp>, StablehloBuilder &) {
+  return refuseModel(op);
 }
 
 Results lower(AttrSelectOp op, Operands<AttrSelectOp> in, StablehloBuilder &to) {
@@ -568,7 +557,8 @@ iam::lowerToStablehlo(Operation *op, ArrayRef<ValueRange> operands, OpBuilder &b
             CLTBatchTopKOp, CLTJumpReLUOp, CLTReLUOp, CLTGateOp, CLTEncodeSparseOp, CLTDecodeOp,
             CLTDensifyOp, CLTResidualOp, CLTEditOp, CLTDeltaOp, CLTSubOp, AttrPathOp, AttrGradOp,
             AttrSelectOp, AttrCircuitOp, PolicySteerOp, PolicyComposeOp, PolicyProjectOp,
-            PolicyVerifyOp>(
+            PolicyVerifyOp, CLTDecodeAdjointOp, CLTDensifyAdjointOp, CLTEditAdjointOp,
+            PolicyProjectAdjointOp, AttrCheckOp, ModelRunOp, ModelLinearizeOp, ModelPullbackOp>(
           [&](auto op) { return lower(op, Operands<decltype(op)>(operands, op), to); })
       .Default([](Operation *op) -> Results {
         refuse(op) << "it is not lowered yet";

@@ -96,9 +96,27 @@ func.func @attr_grad_c7_argument_type(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>, 
 
 // -----
 
+func.func private @f(tensor<?x4xf32>) -> tensor<?xf32>
+func.func @attr_grad_c6_a_captured_value_too_many(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>, %p: tensor<9x?x4xf32>, %w: tensor<9xf32>, %s: f32) {
+  // expected-error @below {{'iam.attr.grad' op expected @f to have 2 arguments and 1 result, got 1 and 1}}
+  %0 = iam.attr.grad @f(%x, %b) captures(%s : f32) along %p, %w : tensor<?x4xf32>, tensor<?x4xf32>, tensor<9x?x4xf32>, tensor<9xf32> -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
+func.func private @f(tensor<?x4xf32>, tensor<4xf32>) -> tensor<?xf32>
+func.func @attr_grad_c8_captured_type(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>, %p: tensor<9x?x4xf32>, %w: tensor<9xf32>, %s: f32) {
+  // expected-error @below {{'iam.attr.grad' op expected @f to take 'f32' as argument 1, which is captured, got 'tensor<4xf32>'}}
+  %0 = iam.attr.grad @f(%x, %b) captures(%s : f32) along %p, %w : tensor<?x4xf32>, tensor<?x4xf32>, tensor<9x?x4xf32>, tensor<9xf32> -> tensor<?x4xf32>
+  return
+}
+
+// -----
+
 func.func private @f(tensor<?x4xf32>) -> tensor<?x4xf32>
-func.func @attr_grad_c8_result_type(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>, %p: tensor<9x?x4xf32>, %w: tensor<9xf32>) {
-  // expected-error @below {{'iam.attr.grad' op expected @f to return one f32, or one for each row of 'tensor<?x4xf32>', got 'tensor<?x4xf32>'}}
+func.func @attr_grad_c9_result_type(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>, %p: tensor<9x?x4xf32>, %w: tensor<9xf32>) {
+  // expected-error @below {{'iam.attr.grad' op expected @f to return one f32, or a vector of them, got 'tensor<?x4xf32>'}}
   %0 = iam.attr.grad @f(%x, %b) along %p, %w : tensor<?x4xf32>, tensor<?x4xf32>, tensor<9x?x4xf32>, tensor<9xf32> -> tensor<?x4xf32>
   return
 }

@@ -50,3 +50,20 @@ func.func @circuit(%f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x
       : (tensor<5xf32>, tensor<5x4xf32>, tensor<4x3xf32>, tensor<4x4xf32>) -> tensor<5x3xf32>
   return
 }
+
+func.func private @with_captures(tensor<?x4xf32>, f32, tensor<4xf32>) -> tensor<?xf32>
+
+// CHECK-LABEL: func.func @grad_with_captures
+func.func @grad_with_captures(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>, %p: tensor<20x?x4xf32>, %w: tensor<20xf32>, %s: f32, %v: tensor<4xf32>) {
+  // CHECK: iam.attr.grad @with_captures(%{{.*}}, %{{.*}}) captures(%{{.*}}, %{{.*}} : f32, tensor<4xf32>) along %{{.*}}, %{{.*}} : tensor<?x4xf32>, tensor<?x4xf32>, tensor<20x?x4xf32>, tensor<20xf32> -> tensor<?x4xf32>
+  %0 = iam.attr.grad @with_captures(%x, %b) captures(%s, %v : f32, tensor<4xf32>) along %p, %w
+      : tensor<?x4xf32>, tensor<?x4xf32>, tensor<20x?x4xf32>, tensor<20xf32> -> tensor<?x4xf32>
+  return
+}
+
+// CHECK-LABEL: func.func @check
+func.func @check(%g: tensor<?x4xf32>, %i: index) {
+  // CHECK: iam.attr.check %{{.*}}, %{{.*}} points 8 : tensor<?x4xf32>
+  iam.attr.check %g, %i points 8 : tensor<?x4xf32>
+  return
+}

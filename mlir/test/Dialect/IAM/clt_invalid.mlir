@@ -813,3 +813,115 @@ func.func @clt_encode_sparse_c13_only_descends(%x: tensor<?x4xf32>, %W: tensor<4
   %0 = iam.clt.encode_sparse relu %x, %W, %b only [5, 3] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
   return
 }
+
+// -----
+
+func.func @clt_decode_adjoint_c2_rows_of_W_dec(%f: !iam.features<2x16xf32>, %W: tensor<15x4xf32>, %dy: tensor<2x4xf32>) {
+  // expected-error @below {{'iam.clt.decode_adjoint' op expected the number of rows of W_dec to be the dictionary of the features (16), got 15}}
+  %0 = iam.clt.decode_adjoint %f, %W, %dy : !iam.features<2x16xf32>, tensor<15x4xf32>, tensor<2x4xf32>
+  return
+}
+
+// -----
+
+func.func @clt_decode_adjoint_c3_width(%f: !iam.features<2x16xf32>, %W: tensor<16x4xf32>, %dy: tensor<2x5xf32>) {
+  // expected-error @below {{'iam.clt.decode_adjoint' op expected the width of dy to be the width of W_dec (4), got 5}}
+  %0 = iam.clt.decode_adjoint %f, %W, %dy : !iam.features<2x16xf32>, tensor<16x4xf32>, tensor<2x5xf32>
+  return
+}
+
+// -----
+
+func.func @clt_decode_adjoint_c4_rows(%f: !iam.features<2x16xf32>, %W: tensor<16x4xf32>, %dy: tensor<3x4xf32>) {
+  // expected-error @below {{'iam.clt.decode_adjoint' op expected the number of rows of dy to be the number of rows of the features (2), got 3}}
+  %0 = iam.clt.decode_adjoint %f, %W, %dy : !iam.features<2x16xf32>, tensor<16x4xf32>, tensor<3x4xf32>
+  return
+}
+
+// -----
+
+func.func @clt_densify_adjoint_c2_column(%f: !iam.features<2x16xf32>, %dd: tensor<2x1xf32>) {
+  // expected-error @below {{'iam.clt.densify_adjoint' op expected columns in 0..15 (dictionary), got 16}}
+  %0 = iam.clt.densify_adjoint %f, %dd columns [16] : !iam.features<2x16xf32>, tensor<2x1xf32>
+  return
+}
+
+// -----
+
+func.func @clt_densify_adjoint_c3_twice(%f: !iam.features<2x16xf32>, %dd: tensor<2x2xf32>) {
+  // expected-error @below {{'iam.clt.densify_adjoint' op expected distinct columns, got 3 more than once}}
+  %0 = iam.clt.densify_adjoint %f, %dd columns [3, 3] : !iam.features<2x16xf32>, tensor<2x2xf32>
+  return
+}
+
+// -----
+
+func.func @clt_densify_adjoint_c4_width(%f: !iam.features<2x16xf32>, %dd: tensor<2x2xf32>) {
+  // expected-error @below {{'iam.clt.densify_adjoint' op expected the width of dd to be the dictionary of the features (16), got 2}}
+  %0 = iam.clt.densify_adjoint %f, %dd : !iam.features<2x16xf32>, tensor<2x2xf32>
+  return
+}
+
+// -----
+
+func.func @clt_densify_adjoint_c4_columns(%f: !iam.features<2x16xf32>, %dd: tensor<2x2xf32>) {
+  // expected-error @below {{'iam.clt.densify_adjoint' op expected the width of dd to be the number of columns (1), got 2}}
+  %0 = iam.clt.densify_adjoint %f, %dd columns [3] : !iam.features<2x16xf32>, tensor<2x2xf32>
+  return
+}
+
+// -----
+
+func.func @clt_densify_adjoint_c5_rows(%f: !iam.features<2x16xf32>, %dd: tensor<3x16xf32>) {
+  // expected-error @below {{'iam.clt.densify_adjoint' op expected the number of rows of dd to be the number of rows of the features (2), got 3}}
+  %0 = iam.clt.densify_adjoint %f, %dd : !iam.features<2x16xf32>, tensor<3x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_edit_adjoint_c2_dictionary(%f: !iam.features<2x16xf32>, %g: !iam.features<2x17xf32>) {
+  // expected-error @below {{'iam.clt.edit_adjoint' op expected features of the same rows and dictionary, got '!iam.features<2x16xf32>' and '!iam.features<2x17xf32>'}}
+  %0 = iam.clt.edit_adjoint set %f, %g features [7] : (!iam.features<2x16xf32>, !iam.features<2x17xf32>) -> !iam.features<2x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_edit_adjoint_c3_feature(%f: !iam.features<2x16xf32>) {
+  // expected-error @below {{'iam.clt.edit_adjoint' op expected features in 0..15 (dictionary), got -1}}
+  %0 = iam.clt.edit_adjoint set %f, %f features [-1] : (!iam.features<2x16xf32>, !iam.features<2x16xf32>) -> !iam.features<2x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_edit_adjoint_c4_twice(%f: !iam.features<2x16xf32>) {
+  // expected-error @below {{'iam.clt.edit_adjoint' op expected distinct features, got 3 more than once}}
+  %0 = iam.clt.edit_adjoint set %f, %f features [3, 3] : (!iam.features<2x16xf32>, !iam.features<2x16xf32>) -> !iam.features<2x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_edit_adjoint_c5_operands(%f: !iam.features<2x16xf32>, %a: tensor<1xf32>) {
+  // expected-error @below {{'iam.clt.edit_adjoint' op expected 2 operands after `by` for mode clamp, got 1}}
+  %0 = iam.clt.edit_adjoint clamp %f, %f features [3] by %a : (!iam.features<2x16xf32>, !iam.features<2x16xf32>, tensor<1xf32>) -> !iam.features<2x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_edit_adjoint_c6_size_of_a(%f: !iam.features<2x16xf32>, %a: tensor<2xf32>) {
+  // expected-error @below {{'iam.clt.edit_adjoint' op expected the size of a to be the number of features (1), got 2}}
+  %0 = iam.clt.edit_adjoint scale %f, %f features [3] by %a : (!iam.features<2x16xf32>, !iam.features<2x16xf32>, tensor<2xf32>) -> !iam.features<2x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_edit_adjoint_c6_size_of_b(%f: !iam.features<2x16xf32>, %a: tensor<1xf32>, %b: tensor<2xf32>) {
+  // expected-error @below {{'iam.clt.edit_adjoint' op expected the size of b to be the number of features (1), got 2}}
+  %0 = iam.clt.edit_adjoint clamp %f, %f features [3] by %a, %b : (!iam.features<2x16xf32>, !iam.features<2x16xf32>, tensor<1xf32>, tensor<2xf32>) -> !iam.features<2x16xf32>
+  return
+}

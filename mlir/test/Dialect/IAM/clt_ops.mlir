@@ -150,3 +150,20 @@ func.func @sub(%f1: !iam.features<?x64xf32, k = 8>, %f2: !iam.features<?x64xf32,
   %1 = iam.clt.sub %g, %g : !iam.features<?x64xf32>, !iam.features<?x64xf32> -> !iam.features<?x64xf32>
   return
 }
+
+// CHECK-LABEL: func.func @adjoints
+func.func @adjoints(%f: !iam.features<?x16xf32, k = 2>, %c: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %dy: tensor<?x4xf32>,
+                    %dd: tensor<?x16xf32>, %two: tensor<?x2xf32>, %a: tensor<1xf32>) {
+  // CHECK: iam.clt.decode_adjoint %{{.*}}, %{{.*}}, %{{.*}} : !iam.features<?x16xf32, k = 2>, tensor<16x4xf32>, tensor<?x4xf32>
+  %0 = iam.clt.decode_adjoint %f, %W, %dy : !iam.features<?x16xf32, k = 2>, tensor<16x4xf32>, tensor<?x4xf32>
+  // CHECK: iam.clt.densify_adjoint %{{.*}}, %{{.*}} : !iam.features<?x16xf32>, tensor<?x16xf32>
+  %1 = iam.clt.densify_adjoint %c, %dd : !iam.features<?x16xf32>, tensor<?x16xf32>
+  // CHECK: iam.clt.densify_adjoint %{{.*}}, %{{.*}} columns [3, 7] : !iam.features<?x16xf32>, tensor<?x2xf32>
+  %2 = iam.clt.densify_adjoint %c, %two columns [3, 7] : !iam.features<?x16xf32>, tensor<?x2xf32>
+  // CHECK: iam.clt.edit_adjoint set %{{.*}}, %{{.*}} features [7] : (!iam.features<?x16xf32, k = 2>, !iam.features<?x16xf32>) -> !iam.features<?x16xf32, k = 2>
+  %3 = iam.clt.edit_adjoint set %f, %c features [7] : (!iam.features<?x16xf32, k = 2>, !iam.features<?x16xf32>) -> !iam.features<?x16xf32, k = 2>
+  // CHECK: iam.clt.edit_adjoint delta clamp %{{.*}}, %{{.*}} features [7] by %{{.*}}, %{{.*}} :
+  %4 = iam.clt.edit_adjoint delta clamp %c, %f features [7] by %a, %a
+      : (!iam.features<?x16xf32>, !iam.features<?x16xf32, k = 2>, tensor<1xf32>, tensor<1xf32>) -> !iam.features<?x16xf32>
+  return
+}

@@ -157,3 +157,59 @@ func.func @policy_verify_c7_number_of_margins(%h: tensor<3x4xf32>, %p: tensor<4x
       : (tensor<3x4xf32>, tensor<4xf32>, f32) -> tensor<2xf32>
   return
 }
+
+// -----
+
+func.func @policy_project_adjoint_c2_subspace(%h: tensor<2x4xf32>, %v: tensor<4xf32>, %s: f32) {
+  // expected-error @below {{'iam.policy.project_adjoint' op expected halfspace, ball or box: the derivative of a projection onto a subspace is that projection}}
+  %0 = iam.policy.project_adjoint subspace %h, %h, %v, %s : (tensor<2x4xf32>, tensor<2x4xf32>, tensor<4xf32>, f32) -> tensor<2x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_adjoint_c3_width(%h: tensor<2x4xf32>, %d: tensor<2x5xf32>, %v: tensor<4xf32>, %s: f32) {
+  // expected-error @below {{'iam.policy.project_adjoint' op expected the width of dy to be the width of h (4), got 5}}
+  %0 = iam.policy.project_adjoint ball %h, %d, %v, %s : (tensor<2x4xf32>, tensor<2x5xf32>, tensor<4xf32>, f32) -> tensor<2x5xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_adjoint_c3_rows(%h: tensor<2x4xf32>, %d: tensor<3x4xf32>, %v: tensor<4xf32>, %s: f32) {
+  // expected-error @below {{'iam.policy.project_adjoint' op expected the number of rows of dy to be the number of rows of h (2), got 3}}
+  %0 = iam.policy.project_adjoint ball %h, %d, %v, %s : (tensor<2x4xf32>, tensor<3x4xf32>, tensor<4xf32>, f32) -> tensor<3x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_adjoint_c4_first(%h: tensor<2x4xf32>, %v: tensor<5xf32>, %s: f32) {
+  // expected-error @below {{'iam.policy.project_adjoint' op expected the size of first to be the width of h (4), got 5}}
+  %0 = iam.policy.project_adjoint ball %h, %h, %v, %s : (tensor<2x4xf32>, tensor<2x4xf32>, tensor<5xf32>, f32) -> tensor<2x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_adjoint_c5_second_of_a_ball(%h: tensor<2x4xf32>, %v: tensor<4xf32>) {
+  // expected-error @below {{'iam.policy.project_adjoint' op expected an f32 as second operand for a ball, got 'tensor<4xf32>'}}
+  %0 = iam.policy.project_adjoint ball %h, %h, %v, %v : (tensor<2x4xf32>, tensor<2x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<2x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_adjoint_c5_second_of_a_box(%h: tensor<2x4xf32>, %v: tensor<4xf32>, %s: f32) {
+  // expected-error @below {{'iam.policy.project_adjoint' op expected a vector as second operand for a box, got 'f32'}}
+  %0 = iam.policy.project_adjoint box %h, %h, %v, %s : (tensor<2x4xf32>, tensor<2x4xf32>, tensor<4xf32>, f32) -> tensor<2x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_project_adjoint_c5_size_of_second(%h: tensor<2x4xf32>, %v: tensor<4xf32>, %u: tensor<5xf32>) {
+  // expected-error @below {{'iam.policy.project_adjoint' op expected the size of second to be the width of h (4), got 5}}
+  %0 = iam.policy.project_adjoint box %h, %h, %v, %u : (tensor<2x4xf32>, tensor<2x4xf32>, tensor<4xf32>, tensor<5xf32>) -> tensor<2x4xf32>
+  return
+}

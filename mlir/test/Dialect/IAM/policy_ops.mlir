@@ -48,3 +48,12 @@ func.func @verify(%h: tensor<?x4xf32>, %v: tensor<4xf32>, %basis: tensor<2x4xf32
       : (tensor<?x4xf32>, tensor<2x4xf32>) -> tensor<?xf32>
   return
 }
+
+// CHECK-LABEL: func.func @project_adjoint
+func.func @project_adjoint(%h: tensor<?x4xf32>, %v: tensor<4xf32>, %s: f32) {
+  // CHECK: iam.policy.project_adjoint halfspace %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}} : (tensor<?x4xf32>, tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?x4xf32>
+  %0 = iam.policy.project_adjoint halfspace %h, %h, %v, %s : (tensor<?x4xf32>, tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?x4xf32>
+  // CHECK: iam.policy.project_adjoint box
+  %1 = iam.policy.project_adjoint box %h, %h, %v, %v : (tensor<?x4xf32>, tensor<?x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<?x4xf32>
+  return
+}

@@ -83,10 +83,12 @@ LogicalResult AttrGradOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (!function)
     return emitOpError("expected the name of a function, got @") << getCallee();
   // attr_grad_c6
-  if (function.getNumArguments() != 1 || function.getNumResults() != 1)
+  size_t arguments = 1 + getCaptures().size();
+  if (function.getNumArguments() != arguments || function.getNumResults() != 1)
     return emitOpError("expected @")
-           << getCallee() << " to have 1 argument and 1 result, got " << function.getNumArguments()
-           << " and " << function.getNumResults();
+           << getCallee() << " to have " << arguments
+           << (arguments == 1 ? " argument" : " arguments") << " and 1 result, got "
+           << function.getNumArguments() << " and " << function.getNumResults();
   // attr_grad_c7
   RankedTensorType x = tensorType(getX());
   auto argument = dyn_cast<RankedTensorType>(function.getArgumentTypes()[0]);
@@ -95,14 +97,17 @@ LogicalResult AttrGradOp::verifySymbolUses(SymbolTableCollection &symbols) {
     return emitOpError("expected @")
            << getCallee() << " to take " << x << ", got " << function.getArgumentTypes()[0];
   // attr_grad_c8
+  for (auto [i, captured] : llvm::enumerate(getCaptures()))
+    if (function.getArgumentTypes()[i + 1] != captured.getType())
+      return emitOpError("expected @")
+             << getCallee() << " to take " << captured.getType() << " as argument " << i + 1
+             << ", which is captured, got " << function.getArgumentTypes()[i + 1];
+  // attr_grad_c9
   Type result = function.getResultTypes()[0];
   auto tensor = dyn_cast<RankedTensorType>(result);
-  bool one = result.isF32() || (tensor && tensor.getElementType().isF32() && tensor.getRank() == 0);
-  bool oneARow = tensor && tensor.getElementType().isF32() && tensor.getRank() == 1 &&
-                 x.getRank() > 0 && iam::detail::compatible(tensor.getDimSize(0), x.getDimSize(0));
-  if (!one && !oneARow)
-    return emitOpError("expected @") << getCallee() << " to return one f32, or one for each row of "
-                                     << x << ", got " << result;
+  if (!result.isF32() && !(tensor && tensor.getElementType().isF32() && tensor.getRank() <= 1))
+    return emitOpError("expected @")
+           << getCallee() << " to return one f32, or a vector of them, got " << result;
   return success();
 }
 

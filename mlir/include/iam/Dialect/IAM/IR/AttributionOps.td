@@ -51,41 +51,52 @@ def IAM_AttrGradOp : IAM_Op<"attr.grad", [Pure, DeclareOpInterfaceMethods<Symbol
   let summary = "Integrated gradients of a function along a path";
   let description = [{
     `attributions = (x − baseline) · Σ_i weights[i]·∇F(points[i])`, elementwise, for
-    the function `F` named by the symbol. `F` takes one tensor of the type of `x` and
-    returns one number for each of its rows (a vector) or one in all (f32 or a
-    rank-0 tensor). The attributions of a row add up to `F(x) − F(baseline)`, up to
-    the error of the rule.
+    the function `F` named by the symbol. `F` takes one tensor of the type of `x`, then
+    the captured values, which the derivative holds fixed, and returns one number (f32
+    or a rank-0 tensor) or a vector, whose sum is what is differentiated. When row `r`
+    of the result depends on row `r` of `x` alone, the attributions of a row add up to
+    `F(x)[r] − F(baseline)[r]`, up to the error of the rule.
 
-    `F` must be pure and differentiable where the path passes; at a kink the
-    gradient is that of the side the runtime's derivative takes. NaN in a gradient
-    is an error at run time that names the point.
+    Gradients, weights and their sum are combined in float64. `iam-differentiate`
+    writes the derivative; at a kink the gradient is that of the side that the ops
+    name (a ReLU has derivative 0 at 0, a feature that is not active has none). NaN in
+    a gradient is an error at run time that names the point.
 
     Spec: docs/spec.md#iamattrgrad. Source: Sundararajan et al. 2017,
     arXiv:1703.01365.
 
     ```mlir
-    func.func private @logit(tensor<?x4xf32>) -> tensor<?xf32>
-    func.func @grad(%x: tensor<?x4xf32>, %baseline: tensor<?x4xf32>) -> tensor<?x4xf32> {
+    func.func private @metric(%x: tensor<?x4xf32>, %s: f32, %v: tensor<4xf32>) -> tensor<?xf32> {
+      %zero = arith.constant 0 : index
+      %rows = tensor.dim %x, %zero : tensor<?x4xf32>
+      %h = iam.policy.steer ablate %x, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+      %square = arith.mulf %h, %h : tensor<?x4xf32>
+      %column = tensor.extract_slice %square[0, 2] [%rows, 1] [1, 1] : tensor<?x4xf32> to tensor<?xf32>
+      return %column : tensor<?xf32>
+    }
+    func.func @grad(%x: tensor<?x4xf32>, %baseline: tensor<?x4xf32>, %s: f32, %v: tensor<4xf32>) -> tensor<?x4xf32> {
       %points, %weights = iam.attr.path gauss_legendre %x, %baseline, steps = 20
           : tensor<?x4xf32>, tensor<?x4xf32> -> tensor<20x?x4xf32>, tensor<20xf32>
-      %a = iam.attr.grad @logit(%x, %baseline) along %points, %weights
+      %a = iam.attr.grad @metric(%x, %baseline) captures(%s, %v : f32, tensor<4xf32>) along %points, %weights
           : tensor<?x4xf32>, tensor<?x4xf32>, tensor<20x?x4xf32>, tensor<20xf32> -> tensor<?x4xf32>
       return %a : tensor<?x4xf32>
     }
     ```
   }];
   let arguments = (ins FlatSymbolRefAttr:$callee,
-                       IAM_Tensor:$x,         /*attr_grad_i1*/
-                       IAM_Tensor:$baseline,  /*attr_grad_i2*/
-                       IAM_Tensor:$points,    /*attr_grad_i3*/
-                       IAM_Vector:$weights);  /*attr_grad_i4*/
+                       IAM_Tensor:$x,           /*attr_grad_i1*/
+                       IAM_Tensor:$baseline,    /*attr_grad_i2*/
+                       IAM_Tensor:$points,      /*attr_grad_i3*/
+                       IAM_Vector:$weights,     /*attr_grad_i4*/
+                       Variadic<AnyType>:$captures);  /*attr_grad_i5*/
   let results = (outs IAM_Tensor:$attributions);
   let assemblyFormat = [{
-    $callee `(` $x `,` $baseline `)` `along` $points `,` $weights attr-dict
+    $callee `(` $x `,` $baseline `)` (`captures` `(` $captures^ `:` type($captures) `)`)?
+    `along` $points `,` $weights attr-dict
     `:` type($x) `,` type($baseline) `,` type($points) `,` type($weights)
     `->` type($attributions)
   }];
-  let hasVerifier = 1;  // attr_grad_c1 .. c4; the symbol: c5 .. c8
+  let hasVerifier = 1;  // attr_grad_c1 .. c4; the symbol: c5 .. c9
 }
 
 def IAM_AttrSelectOp : IAM_Op<"attr.select", [Pure]> {

@@ -20,8 +20,9 @@ def IAM_Dialect : Dialect {
     f32 tensors, with one row per position; sparse codes are `!iam.features`.
     Weights are SSA operands, never attributes.
 
-    Three families: `iam.clt.*` (sparse coders: SAEs and transcoders),
-    `iam.attr.*` (attribution) and `iam.policy.*` (steering and constraints).
+    Four families: `iam.clt.*` (sparse coders: SAEs and transcoders), `iam.attr.*`
+    (attribution), `iam.policy.*` (steering and constraints) and `iam.model.*`
+    (segments of a language model).
     Every op is pure, except `iam.policy.verify`. `docs/spec.md` is the
     specification; labels such as `clt_topk_c1` name its constraints.
   }];

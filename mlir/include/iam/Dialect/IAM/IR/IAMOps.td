@@ -11,5 +11,7 @@
 include "iam/Dialect/IAM/IR/CLTOps.td"
 include "iam/Dialect/IAM/IR/AttributionOps.td"
 include "iam/Dialect/IAM/IR/PolicyOps.td"
+include "iam/Dialect/IAM/IR/AdjointOps.td"
+include "iam/Dialect/IAM/IR/ModelOps.td"
 
 #endif // IAM_DIALECT_IAM_IR_IAMOPS_TD

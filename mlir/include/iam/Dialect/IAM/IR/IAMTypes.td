@@ -56,4 +56,32 @@ def IAM_Features : IAM_Type<"Features", "features"> {
   }];
 }
 
+def IAM_Model : IAM_Type<"Model", "model"> {
+  let summary = "a language model and a prompt";
+  let description = [{
+    An opaque handle: the weights and the forward pass stay where they are (torch).
+    An argument of a program; `iam.model.run` is what it is for.
+
+    Spec: docs/spec.md#iammodel. Original to IAM.
+
+    ```mlir
+    func.func private @of_a_prompt(!iam.model)
+    ```
+  }];
+}
+
+def IAM_Tape : IAM_Type<"Tape", "tape"> {
+  let summary = "what the derivative of a segment needs";
+  let description = [{
+    Made by `iam.model.linearize`, read by `iam.model.pullback`, gone when the call of
+    the program ends: public functions neither take nor return one.
+
+    Spec: docs/spec.md#iamtape. Original to IAM.
+
+    ```mlir
+    func.func private @of_a_segment(!iam.tape)
+    ```
+  }];
+}
+
 #endif // IAM_DIALECT_IAM_IR_IAMTYPES_TD

@@ -8,6 +8,7 @@
 #ifndef IAM_DIALECT_IAM_TRANSFORMS_PASSES_H
 #define IAM_DIALECT_IAM_TRANSFORMS_PASSES_H
 
+#include "mlir/IR/BuiltinOps.h"
 #include "mlir/Pass/Pass.h"
 #include <cstdint>
 #include <memory>

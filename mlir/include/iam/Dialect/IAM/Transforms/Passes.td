@@ -147,4 +147,43 @@ def DemandDrivenEncodePass : Pass<"iam-demand-driven-encode"> {
   let dependentDialects = ["iam::IAMDialect"];
 }
 
+def DifferentiatePass : Pass<"iam-differentiate", "mlir::ModuleOp"> {
+  let summary = "Write out the derivatives that attributions ask for";
+  let description = [{
+    Replaces `iam.attr.grad` by what it means: at each point of the path the callee
+    and its reverse-mode derivative, the weighted sum of the gradients in float64, and
+    the product with `x − baseline`.
+
+    The derivative of features has entries at active features only: the adjoint of a
+    decode reads one row of `W_dec` for each of them, that of an encode adds as many
+    columns of `W_enc` (rows of its transpose, which is made once, before the path).
+    Nothing `[rows, dictionary]` is made that the callee does not make itself. Run it
+    after `iam-clt-fusion`, so that there are fused encodes and deltas to differentiate.
+
+    When row `r` of the callee's result depends on row `r` of its argument alone, up to
+    `points-at-once` points go through it together as more rows; this bounds the
+    memory. Else the points follow each other, with a remark that says why.
+
+    An error at the op, that is at the line of Python that recorded it: control flow,
+    matching pursuit, margins of `iam.policy.verify`, derivatives of derivatives, ops
+    of other dialects beside elementwise arithmetic, reshapes and slices, and
+    weights, directions or bounds that depend on what is differentiated.
+
+    A remark at each `iam.attr.grad` says how many points go together. Idempotent: no
+    `iam.attr.grad` is left.
+
+    Accuracy: that of float32 kernels for each gradient; sums over the path are float64
+    and rounded once.
+  }];
+  let options = [
+    Option<"pointsAtOnce", "points-at-once", "int64_t", /*default=*/"8",
+           "Points of a path that go through a row-wise function together">,
+  ];
+  let statistics = [
+    Statistic<"numGradients", "num-gradients", "Number of iam.attr.grad written out">,
+  ];
+  let dependentDialects = ["iam::IAMDialect", "mlir::arith::ArithDialect", "mlir::linalg::LinalgDialect",
+                           "mlir::scf::SCFDialect", "mlir::tensor::TensorDialect"];
+}
+
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES
