@@ -25,7 +25,8 @@ std::optional<SiteName> SiteName::parse(StringRef text) {
   const auto *found = llvm::find(kKinds, kind);
   int64_t layer;
   bool isCanonical = digits == "0" || (!digits.empty() && !digits.starts_with("0"));
-  if (found == std::end(kKinds) || !isCanonical || !llvm::all_of(digits, [](char c) { return llvm::isDigit(c); }) ||
+  if (found == std::end(kKinds) || !isCanonical ||
+      !llvm::all_of(digits, [](char c) { return llvm::isDigit(c); }) ||
       digits.getAsInteger(10, layer))
     return std::nullopt;
   return SiteName{layer, static_cast<int>(found - std::begin(kKinds))};
@@ -57,22 +58,20 @@ template <typename Op> static LogicalResult verifySegment(Op op) {
              << *from << "\"";
     // c3
     if (target && !(*source < *target))
-      return op.emitOpError("expected from to come before to, got from ")
-             << *from << " to " << to;
+      return op.emitOpError("expected from to come before to, got from ") << *from << " to " << to;
   }
   // c4
   Dim width = dim("the width of y", op.getY(), 1);
   if (std::optional<ArrayRef<int64_t>> tokens = op.getTokens()) {
     if (!isLogits)
-      return op.emitOpError("expected tokens only with to = \"logits\", got to = \"")
-             << to << "\"";
+      return op.emitOpError("expected tokens only with to = \"logits\", got to = \"") << to << "\"";
     if (tokens->empty())
       return op.emitOpError("expected at least one token, got none");
     for (int64_t token : *tokens)
       if (token < 0 || token > std::numeric_limits<int32_t>::max())
         return op.emitOpError("expected tokens to be ids >= 0 of 32 bits, got ") << token;
-    if (failed(expectEqual(op, width,
-                           {"the number of tokens", static_cast<int64_t>(tokens->size())})))
+    if (failed(
+            expectEqual(op, width, {"the number of tokens", static_cast<int64_t>(tokens->size())})))
       return failure();
   }
   // c5
