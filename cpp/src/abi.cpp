@@ -249,6 +249,24 @@ ENTRY(encode_threshold_only)(MemRefCsr *result, F2 *x, F2 *wEnc, F1 *bEnc, F1 *b
            });
 }
 
+ENTRY(encode_gate)(MemRefCsr *result, F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, F2 *wMag, F1 *bMag,
+                   I1 *only) {
+  enterCsr("iam.clt.encode_gate", result, x->sizes[0], [&](Views &views, CsrResult &codes) {
+    const Encoder e = {views.in(x), views.in(wEnc), views.in(bEnc), views.in(bDec)};
+    const auto w = views.in(wMag);
+    const auto b = views.in(bMag);
+    const auto features = views.in(only);
+    return RUN(encodeGate(e, w, b, features, codes));
+  });
+}
+
+ENTRY(encode_batch_topk)(MemRefCsr *result, F2 *x, F2 *wEnc, F1 *bEnc, F1 *bDec, int64_t k) {
+  enterCsr("iam.clt.encode_batch_topk", result, x->sizes[0], [&](Views &views, CsrResult &codes) {
+    const Encoder e = {views.in(x), views.in(wEnc), views.in(bEnc), views.in(bDec)};
+    return RUN(encodeBatchTopK(e, k, codes));
+  });
+}
+
 ENTRY(topk)(F2 *pre, F2 *values, I2 *indices) {
   enter("iam.clt.topk", [&](Views &views) {
     const auto in = views.in(pre);

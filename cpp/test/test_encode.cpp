@@ -603,6 +603,87 @@ TEST(EncodeThresholdOnly, FeaturesAreChecked) {
   expectError(with({6, 8}), Code::kNonFinite, "at row 1, column 5");
 }
 
+TEST(EncodeGate, IsTheGateOfTwoDenseEncodes) {
+  for (const auto &[rows, depth, features] : kSizes)
+    for (const float bias : {0.0f, -4.0f, -60.0f}) { // many gates open, few, none
+      Problem p(rows, depth, features, 3, depth < 10);
+      const Problem m(rows, depth, features, 8, depth < 10);
+      for (int64_t f = 0; f < features; ++f)
+        p.bias(0, f) += bias;
+      const Encoder magnitude = {p.x.mat(), m.w.mat(), m.bias.vec(), p.center.vec()};
+      Floats gates(rows, features), sizes(rows, features), found(rows, features);
+      expectOk(encodeDense(p.view(), gates.mat()));
+      expectOk(encodeDense(magnitude, sizes.mat()));
+      for (const int32_t step : {1, 3, 1000}) {
+        std::vector<int32_t> only;
+        for (int32_t f = 0; step > 1 && f < features; f += step)
+          only.push_back(f);
+        CsrResult codes;
+        expectOk(encodeGate(p.view(), m.w.mat(), m.bias.vec(),
+                            {only.data(), static_cast<int64_t>(only.size())}, codes));
+        expectOk(densify(codes.view(), found.mat()));
+        int64_t nnz = 0;
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t f = 0; f < features; ++f) {
+            const bool on = f % step == 0 && gates(r, f) > 0 && sizes(r, f) > 0;
+            nnz += on;
+            ASSERT_EQ(found(r, f), on ? sizes(r, f) : 0.0f);
+          }
+        EXPECT_EQ(nnz, codes.values.size());
+      }
+    }
+}
+
+TEST(EncodeGate, NanIsNamed) {
+  Problem p(40, 37, 600);
+  Problem m(40, 37, 600, 8);
+  m.w(5, 77) = std::numeric_limits<float>::quiet_NaN();
+  CsrResult codes;
+  const auto run = [&] { return encodeGate(p.view(), m.w.mat(), m.bias.vec(), {}, codes); };
+  expectError(run(), Code::kNonFinite, "the magnitude of feature 77 in row");
+  p.bias(0, 77) = -std::numeric_limits<float>::infinity(); // closed: nobody asks
+  expectOk(run());
+  p.w(5, 78) = std::numeric_limits<float>::quiet_NaN();
+  expectError(run(), Code::kNonFinite, "the pre-activation of feature 78 in row");
+  const Floats narrow = normal(37, 599, 1), shortBias = normal(1, 599, 1);
+  expectError(encodeGate(p.view(), narrow.mat(), {}, {}, codes), Code::kShapeMismatch,
+              "expected W_mag of shape [37, 600], got [37, 599]");
+  expectError(encodeGate(p.view(), m.w.mat(), shortBias.vec(), {}, codes), Code::kShapeMismatch,
+              "expected b_mag of shape [600]");
+}
+
+TEST(EncodeBatchTopK, IsBatchTopKOfTheDensePreActivations) {
+  const int64_t sizes[][3] = {{0, 3, 5}, {1, 1, 1}, {5, 7, 33}, {1500, 3, 40}, {2100, 5, 21000}};
+  for (const auto &[rows, depth, features] : sizes)
+    for (const bool exact : {false, true}) { // integers: ties everywhere, across blocks, too
+      if (rows * features > 10000000 && !exact)
+        continue;
+      const Problem p(rows, depth, features, 3, exact);
+      Floats pre(rows, features);
+      expectOk(encodeDense(p.view(), pre.mat()));
+      for (const int64_t k : {int64_t{1}, std::min<int64_t>(features, 3), features}) {
+        CsrResult expected, codes;
+        expectOk(batchTopK(pre.mat(), k, expected));
+        expectOk(encodeBatchTopK(p.view(), k, codes));
+        ASSERT_EQ(codes.values.size(), expected.values.size());
+        EXPECT_TRUE(std::equal(codes.values.begin(), codes.values.end(), expected.values.begin()));
+        EXPECT_TRUE(
+            std::equal(codes.indices.begin(), codes.indices.end(), expected.indices.begin()));
+        EXPECT_TRUE(
+            std::equal(codes.offsets.begin(), codes.offsets.end(), expected.offsets.begin()));
+      }
+    }
+}
+
+TEST(EncodeBatchTopK, ErrorsNameTheRowOfTheBatch) {
+  Problem p(600, 4, 12);
+  CsrResult codes;
+  expectError(encodeBatchTopK(p.view(), 13, codes), Code::kKRange, "expected k in 1..12");
+  expectError(encodeBatchTopK(p.view(), 0, codes), Code::kKRange, "got k=0");
+  p.x(599, 2) = std::numeric_limits<float>::infinity();
+  expectError(encodeBatchTopK(p.view(), 2, codes), Code::kNonFinite, "at row 599, column 2");
+}
+
 TEST(Encode, NonFiniteInputIsNamed) {
   for (const int64_t rows : {2, 40})
     for (const float bad :

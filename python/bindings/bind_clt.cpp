@@ -193,6 +193,33 @@ void bindClt(py::module_ &m) {
       py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("threshold"),
       py::arg("only"), "encode_threshold of the features in `only` (ascending) alone.");
   m.def(
+      "encode_gate",
+      [](O x, O wEnc, O bEnc, O bDec, O wMag, O bMag, O only) {
+        const char *op = "iam.clt.encode_gate";
+        const EncoderInputs in(op, x, wEnc, bEnc, bDec);
+        const Input<float> w(op, "W_mag", wMag, 2);
+        const auto b = optional<float>(op, "b_mag", bMag, 1);
+        const auto features = optional<int32_t>(op, "only", only, 1);
+        rt::CsrResult out;
+        call(op, [&] { return rt::encodeGate(in.view(), w.mat(), b.vec(), features.vec(), out); });
+        return give(std::move(out));
+      },
+      py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("W_mag"),
+      py::arg("b_mag"), py::arg("only") = py::none(),
+      "relu of the pre-activations of W_mag where those of W_enc are positive: (values, indices, "
+      "offsets). `only` (ascending): these features alone.");
+  m.def(
+      "encode_batch_topk",
+      [](O x, O wEnc, O bEnc, O bDec, int64_t k) {
+        const char *op = "iam.clt.encode_batch_topk";
+        const EncoderInputs in(op, x, wEnc, bEnc, bDec);
+        rt::CsrResult out;
+        call(op, [&] { return rt::encodeBatchTopK(in.view(), k, out); });
+        return give(std::move(out));
+      },
+      py::arg("x"), py::arg("W_enc"), py::arg("b_enc"), py::arg("b_dec"), py::arg("k"),
+      "The k * rows largest positive pre-activations of the batch: (values, indices, offsets).");
+  m.def(
       "topk",
       [](O pre, int64_t k) {
         const char *op = "iam.clt.topk";

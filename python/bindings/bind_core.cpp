@@ -59,6 +59,7 @@ template class Input<float>;
 template class Input<int32_t>;
 template class Input<int64_t>;
 template Input<float> optional(const char *, const char *, const py::object &, int);
+template Input<int32_t> optional(const char *, const char *, const py::object &, int);
 template Input<int64_t> optional(const char *, const char *, const py::object &, int);
 
 py::array adopt(void *block, const py::dtype &dtype, const py::ssize_t *shape, int rank) {

@@ -60,6 +60,25 @@ def gate_of_two_encodes(o, e):
 
 
 @program
+def gate_of_one_activation(o, e):
+    """Two encodes of one activation, fused: with one encoder, and with two."""
+    gate = o.encode_dense(e.x, e.W_enc, e.b_enc, e.b_dec)
+    other = e.coder("standard")
+    return (
+        o.gate(gate, o.encode_dense(e.x, e.W_enc, e.threshold, e.b_dec)),
+        o.gate(
+            o.encode_dense(e.h, e.W_enc, e.b_enc, e.b_dec), o.encode_dense(e.h, other.W_enc, other.b_enc, e.b_dec)
+        ),
+    )
+
+
+@program
+def edit_of_a_gate(o, e):
+    f = o.gate(o.encode_dense(e.x, e.W_enc, e.b_enc), o.encode_dense(e.x, e.W_enc, e.threshold))
+    return e.x + o.decode_dense(o.edit(f, [0], "scale", 2.0), e.W_dec) - o.decode_dense(f, e.W_dec)
+
+
+@program
 def matching_pursuit(o, e):
     f = o.matching_pursuit(e.x, e.atoms, e.b_dec, residual_threshold=0.25, max_iterations=3)
     g = o.matching_pursuit(e.x, e.atoms, residual_threshold=0.0, max_iterations=2, stop=False)
@@ -158,6 +177,29 @@ def error_first(o, e):
     f = o.encode(sae, e.x)
     error = e.x - o.decode(sae, f)
     return o.decode(sae, o.edit(f, [e.shape.n - 1], "ablate")) + error
+
+
+@program
+def error_that_is_steered_before_the_edit_comes_back(o, e):
+    sae = e.coder("jumprelu")
+    f = o.encode(sae, e.x)
+    error = o.steer(e.x - o.decode(sae, f), e.v, 2.0, "add")
+    return o.decode(sae, o.edit(f, [0], "scale", 0.5)) + error, error
+
+
+@program
+def scaled_reconstructions_apart(o, e):
+    sae = e.coder("topk")
+    f = o.encode(sae, e.x)
+    y, z = o.decode(sae, f), o.decode(sae, o.edit(f, [e.shape.n - 1], "set", 2.0))
+    return e.h + e.v * z + e.x - y * e.v, (y - z) * 0.5 - e.h, -(y - e.x) + z
+
+
+@program
+def edit_of_a_transcoder_with_skip(o, e):
+    sae = e.coder("standard")
+    f = o.encode(sae, e.x)
+    return o.residual(o.decode(sae, o.edit(f, [0], "ablate")), e.x, e.W_skip) - o.decode(sae, f)
 
 
 @program

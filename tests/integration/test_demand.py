@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import iam
-from iam import _runtime
+from iam import _runtime, ops
 from iam.core.errors import ArgumentError
 from iam.reference import clt
 
@@ -148,6 +148,60 @@ def test_random_weights_change_no_bit():
         expected = np.zeros_like(dense[0])
         expected[:, only] = dense[0][:, only]
         np.testing.assert_array_equal(dense[1], expected)
+
+
+def test_gated_coders_are_sliced():
+    """Their gate and magnitude are one JumpReLU when they are recorded."""
+    rng = np.random.default_rng(6)
+    d, n = 9, 97
+    cfg = iam.SAEConfig(architecture="gated", d_in=d, d_sae=n)
+    names = {"b_gate": draw(rng, n), "b_mag": draw(rng, n), "r_mag": np.zeros(n, np.float32)}
+    sae = iam.SAE(cfg, W_enc=draw(rng, d, n), W_dec=draw(rng, n, d), b_dec=draw(rng, d), **names)
+    x = draw(rng, 6, d)
+
+    @iam.jit
+    def program(x):
+        f = sae.encode(x)
+        return x + sae.decode(f.scale([7, 96], 2.0)) - sae.decode(f)
+
+    assert encoded(program, x)[0] == [[7, 96]]
+    np.testing.assert_array_equal(program(x), program.function(x))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_gates_of_two_encodes_are_sliced(shared):
+    rng = np.random.default_rng(7)
+    d, n = 9, 97
+    x, W, b, c, D = draw(rng, 6, d), draw(rng, d, n), draw(rng, n), draw(rng, n), draw(rng, n, d)
+    V = W if shared else draw(rng, d, n)
+
+    @iam.jit
+    def program(x):
+        f = ops.gate(ops.encode(x, W, b), ops.encode(x, V, c))
+        return x + ops.decode(f.scale([7, 96], 2.0), D) - ops.decode(f, D)
+
+    assert encoded(program, x)[0] == [[7, 96]]
+    f = clt.encode_sparse("gate", wide(x), wide(W), wide(b), W_mag=wide(V), b_mag=wide(c))
+    edited = clt.edit(f, [7, 96], "scale", np.full(2, 2.0))
+    reference = wide(x) + clt.decode(edited, wide(D)) - clt.decode(f, wide(D))
+    np.testing.assert_array_equal(program.function(x), reference)
+    np.testing.assert_array_equal(program(x), reference)
+
+
+def test_several_activations_of_one_encode_are_sliced():
+    rng = np.random.default_rng(8)
+    d, n = 9, 97
+    x, W, b, t, D = draw(rng, 6, d), draw(rng, d, n), draw(rng, n), draw(rng, n, low=0), draw(rng, n, d)
+
+    @iam.jit
+    def program(x):
+        pre = ops.encode(x, W, b)
+        f, g = ops.relu(pre), ops.jumprelu(pre, t)
+        y = x + ops.decode(f.ablate([3]), D) - ops.decode(f, D)
+        return y + ops.decode(g.ablate([3, 96]), D) - ops.decode(g, D)
+
+    assert encoded(program, x)[0] == [[3], [3, 96]]
+    np.testing.assert_array_equal(program(x), program.function(x))
 
 
 def test_what_else_reads_the_features_keeps_the_encode_whole():

@@ -181,6 +181,39 @@ def test_encode_decode_residual_with_and_without_bias(shape, seed, bias, skip):
         equal(reference, eager, got)
 
 
+@given(shapes, seeds, st.booleans(), st.sampled_from([0, -6, -40]))
+def test_gate_of_two_encodes(shape, seed, subtract, bias):
+    """Fused: many gates open, few, none."""
+    rng = np.random.default_rng(seed)
+    rows, d, n, _ = shape
+    x, W, V, b, c = draw(rng, rows, d), draw(rng, d, n), draw(rng, d, n), draw(rng, n) + np.float32(bias), draw(rng, n)
+    shift = draw(rng, d) if subtract else None
+
+    for magnitude in (V, W):
+
+        def program(x, W_mag=magnitude):
+            return ops.gate(ops.encode(x, W, b, shift), ops.encode(x, W_mag, c, shift))
+
+        reference = clt.encode_sparse(
+            "gate", wide(x), wide(W), wide(b), wide(shift), W_mag=wide(magnitude), b_mag=wide(c)
+        )
+        equal(reference, program(x), compiled(lambda x, program=program: program(x), x))
+
+
+@given(shapes, seeds, st.booleans())
+def test_batch_topk_of_an_encode(shape, seed, subtract):
+    rng = np.random.default_rng(seed)
+    rows, d, n, k = shape
+    x, W, b = draw(rng, rows, d), draw(rng, d, n), draw(rng, n)
+    shift = draw(rng, d) if subtract else None
+
+    def program(x):
+        return ops.batch_topk(ops.encode(x, W, b, shift), k)
+
+    reference = clt.encode_sparse("batch_topk", wide(x), wide(W), wide(b), wide(shift), k=k)
+    equal(reference, program(x), compiled(program, x))
+
+
 def operands(rng, mode, count):
     if mode == "ablate":
         return ()

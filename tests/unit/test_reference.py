@@ -114,11 +114,18 @@ def test_encode_conventions(rng):
         ("topk", {"k": 2}),
         ("abstopk", {"k": 2}),
         ("groupmax", {"k": 2}),
+        ("batch_topk", {"k": 2}),
         ("relu", {}),
         ("jumprelu", {"threshold": np.ones(6)}),
     ):
         expected = getattr(clt, activation)(clt.encode(x, W, b, shift), **extra)
         assert np.array_equal(clt.encode_sparse(activation, x, W, b, shift, **extra), expected)
+    gated = clt.gate(clt.encode(x, W, b, shift), clt.encode(x, -W, b, shift))
+    assert np.array_equal(clt.encode_sparse("gate", x, W, b, shift, W_mag=-W, b_mag=b), gated)
+    only = clt.encode_sparse("gate", x, W, b, shift, W_mag=-W, b_mag=b, only=[1])
+    assert np.array_equal(only[..., 1], gated[..., 1]) and not only[..., [0, 2, 3, 4, 5]].any()
+    with pytest.raises(ArgumentError, match="W_mag"):
+        clt.encode_sparse("gate", x, W, b)
     with pytest.raises(ArgumentError, match="topk"):
         clt.encode_sparse("topk", x, W, b)
     with pytest.raises(ShapeError, match="d_in"):

@@ -184,6 +184,35 @@ Status gate(Mat<const float> gatePre, Mat<const float> magnitudePre, CsrResult &
                 : nanStatus(op, "magnitude_pre", magnitudePre, nan.row);
 }
 
+Status keepLargest(const char *op, const CsrResult &all, int64_t wanted, CsrResult &codes,
+                   float &limit) {
+  // The wanted-th largest value; of its equals the first ones, in row order, fill what is left.
+  const int64_t nnz = all.values.size(), rows = all.offsets.size() - 1;
+  Buffer<float> order;
+  IAM_RETURN_IF_ERROR(order.resize(nnz, op));
+  std::copy(all.values.begin(), all.values.end(), order.begin());
+  std::nth_element(order.begin(), order.begin() + (wanted - 1), order.end(), std::greater<>());
+  limit = order[wanted - 1];
+  int64_t equals = wanted - std::count_if(order.begin(), order.begin() + wanted,
+                                          [&](float v) { return v > limit; });
+  IAM_RETURN_IF_ERROR(codes.offsets.resize(rows + 1, op));
+  IAM_RETURN_IF_ERROR(codes.values.resize(wanted, op));
+  IAM_RETURN_IF_ERROR(codes.indices.resize(wanted, op));
+  int64_t at = 0;
+  codes.offsets[0] = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = all.offsets[r]; i < all.offsets[r + 1]; ++i) {
+      const float v = all.values[i];
+      if (v > limit || (v == limit && equals-- > 0)) {
+        codes.values[at] = v;
+        codes.indices[at++] = all.indices[i];
+      }
+    }
+    codes.offsets[r + 1] = at;
+  }
+  return {};
+}
+
 Status batchTopK(Mat<const float> pre, int64_t k, CsrResult &codes) {
   constexpr const char *op = "iam.clt.batch_topk";
   IAM_RETURN_IF_ERROR(expectFeatureCount(op, pre.cols));
@@ -195,30 +224,8 @@ Status batchTopK(Mat<const float> pre, int64_t k, CsrResult &codes) {
     codes = std::move(positive);
     return {};
   }
-  // The wanted-th largest value; of its equals the first ones, in row order, fill what is left.
-  Buffer<float> order;
-  IAM_RETURN_IF_ERROR(order.resize(nnz, op));
-  std::copy(positive.values.begin(), positive.values.end(), order.begin());
-  std::nth_element(order.begin(), order.begin() + (wanted - 1), order.end(), std::greater<>());
-  const float limit = order[wanted - 1];
-  int64_t equals = wanted - std::count_if(order.begin(), order.begin() + wanted,
-                                          [&](float v) { return v > limit; });
-  IAM_RETURN_IF_ERROR(codes.offsets.resize(pre.rows + 1, op));
-  IAM_RETURN_IF_ERROR(codes.values.resize(wanted, op));
-  IAM_RETURN_IF_ERROR(codes.indices.resize(wanted, op));
-  int64_t at = 0;
-  codes.offsets[0] = 0;
-  for (int64_t r = 0; r < pre.rows; ++r) {
-    for (int64_t i = positive.offsets[r]; i < positive.offsets[r + 1]; ++i) {
-      const float v = positive.values[i];
-      if (v > limit || (v == limit && equals-- > 0)) {
-        codes.values[at] = v;
-        codes.indices[at++] = positive.indices[i];
-      }
-    }
-    codes.offsets[r + 1] = at;
-  }
-  return {};
+  float limit = 0;
+  return keepLargest(op, positive, wanted, codes, limit);
 }
 
 } // namespace iam::rt

@@ -25,6 +25,10 @@ using kernels::Weights;
 constexpr int64_t kRowPart = 256, kChunk = 384, kStreamRows = 8, kStreamChunk = 4096;
 // encodeTopK takes rows in blocks, so that what it holds does not grow with the batch.
 constexpr int64_t kTopKRows = 1024, kTopKBytes = 24 << 20;
+// encodeBatchTopK finds at most this many entries at a time.
+constexpr int64_t kBatchEntries = 4 << 20;
+// Magnitudes are computed one at a time where fewer than one gate in kOpenPart is open.
+constexpr int64_t kOpenPart = 8;
 
 int64_t chunkFor(int64_t rows, int64_t features) {
   if (rows > kStreamRows)
@@ -105,11 +109,13 @@ Status prepare(const char *op, const Table &table, const Encoder &e, int64_t beg
   return {};
 }
 
-Status nanStatus(const char *op, int64_t row, int64_t feature) {
-  return Status(Code::kNonFinite, std::string(op) + ": the pre-activation of feature " +
-                                      std::to_string(feature) + " in row " + std::to_string(row) +
-                                      " is NaN although x is finite: look at column " +
-                                      std::to_string(feature) + " of W_enc, at b_enc and at b_dec");
+Status nanStatus(const char *op, int64_t row, int64_t feature, bool isMagnitude = false) {
+  return Status(Code::kNonFinite,
+                std::string(op) + ": the " + (isMagnitude ? "magnitude" : "pre-activation") +
+                    " of feature " + std::to_string(feature) + " in row " + std::to_string(row) +
+                    " is NaN although x is finite: look at column " + std::to_string(feature) +
+                    " of " + (isMagnitude ? "W_mag, at b_mag" : "W_enc, at b_enc") +
+                    " and at b_dec");
 }
 
 // One scratch area per worker.
@@ -437,15 +443,91 @@ Status encodeGroupMax(const Encoder &e, FixedCodesOut codes) {
 
 namespace {
 
-// encodeThreshold of operands that fit. `ids`, one per column of W_enc, are what the features are
-// called; empty: their number.
-Status encodeAbove(const char *op, const Encoder &e, Vec<const float> theta, Vec<const int32_t> ids,
+// Replaces the open gates of a tile by their magnitudes, and keeps those that are positive.
+class Magnitudes {
+public:
+  explicit Magnitudes(const Weights &weights) : weights(weights) {}
+
+  Status allocate(const char *op, int64_t rows, int64_t chunk, int workers) {
+    tileRows = rows, width = chunk, few = rows * chunk / kOpenPart;
+    IAM_RETURN_IF_ERROR(tiles.resize(workers * rows * chunk, op));
+    IAM_RETURN_IF_ERROR(pairs.resize(workers * few, op));
+    return places.resize(workers * few, op);
+  }
+
+  // values, indices (features) and counts of columns begin..end-1, as Table::threshold leaves them
+  // with a capacity of `chunk`. Returns a (row, feature) that is NaN, or {-1, -1}.
+  Pair take(const Table &table, const Rows &rows, int64_t begin, int64_t end, float *values,
+            int32_t *indices, int32_t *counts, void *scratch, int worker) const {
+    float *tile = tiles.data() + worker * tileRows * width;
+    int64_t open = 0;
+    for (int64_t r = 0; r < rows.rows; ++r)
+      open += counts[r];
+    if (open > few) {
+      const Weights part = {weights.w + begin, weights.stride, end - begin,
+                            weights.bias ? weights.bias + begin : nullptr};
+      table.dense(rows, part, 0, end - begin, nullptr, 0, tile, width, scratch);
+      for (int64_t r = 0; r < rows.rows; ++r)
+        for (int32_t i = 0; i < counts[r]; ++i)
+          values[r * width + i] = tile[r * width + indices[r * width + i] - begin];
+    } else {
+      oneByOne(table, rows, begin, end, values, indices, counts, tile, worker);
+    }
+    Pair nan = {-1, -1};
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      int32_t kept = 0;
+      for (int32_t i = 0; i < counts[r]; ++i) {
+        const float v = values[r * width + i];
+        const int32_t feature = indices[r * width + i];
+        if (v != v)
+          nan = {static_cast<int32_t>(r), feature};
+        values[r * width + kept] = v;
+        indices[r * width + kept] = feature;
+        kept += v > 0;
+      }
+      counts[r] = kept;
+    }
+    return nan;
+  }
+
+private:
+  // Pairs of one group of columns come one after another, so that reading these is shared.
+  void oneByOne(const Table &table, const Rows &rows, int64_t begin, int64_t end, float *values,
+                const int32_t *indices, const int32_t *counts, float *found, int worker) const {
+    Pair *pair = pairs.data() + worker * few;
+    int64_t *place = places.data() + worker * few, n = 0;
+    std::vector<int32_t> next(static_cast<std::size_t>(rows.rows), 0);
+    constexpr int64_t kGroup = kernels::kExactGroup;
+    for (int64_t limit = (begin / kGroup + 1) * kGroup; limit < end + kGroup; limit += kGroup)
+      for (int64_t r = 0; r < rows.rows; ++r) {
+        int32_t &i = next[static_cast<std::size_t>(r)];
+        for (; i < counts[r] && indices[r * width + i] < limit; ++i) {
+          pair[n] = {static_cast<int32_t>(r), indices[r * width + i]};
+          place[n++] = r * width + i;
+        }
+      }
+    table.exact(rows, weights, pair, n, found);
+    for (int64_t i = 0; i < n; ++i)
+      values[place[i]] = found[i];
+  }
+
+  Weights weights;
+  int64_t tileRows = 0, width = 0, few = 0;
+  Buffer<float> tiles;
+  Buffer<Pair> pairs;
+  Buffer<int64_t> places;
+};
+
+// Rows begin..end-1 of encodeThreshold, of operands that fit. `ids`, one per column of W_enc, are
+// what the features are called; empty: their number. With `magnitude`, what is above the threshold
+// is a gate.
+Status encodeAbove(const char *op, const Encoder &e, int64_t firstRow, int64_t rows,
+                   Vec<const float> theta, Vec<const int32_t> ids, const Weights *magnitude,
                    CsrResult &codes) {
   const Table *table = nullptr;
   IAM_RETURN_IF_ERROR(kernels::get(table));
-  const int64_t rows = e.x.rows;
   Prepared prepared;
-  IAM_RETURN_IF_ERROR(prepare(op, *table, e, 0, rows, false, prepared));
+  IAM_RETURN_IF_ERROR(prepare(op, *table, e, firstRow, firstRow + rows, false, prepared));
   const int workers = numThreads();
   const Weights weights = weightsOf(e);
   const int64_t chunk = chunkFor(rows, weights.features),
@@ -459,10 +541,14 @@ Status encodeAbove(const char *op, const Encoder &e, Vec<const float> theta, Vec
   IAM_RETURN_IF_ERROR(roomValues.resize(workers * partRows * chunk, op));
   IAM_RETURN_IF_ERROR(roomIndices.resize(workers * partRows * chunk, op));
   IAM_RETURN_IF_ERROR(counts.resize(tasks * partRows, op));
+  Magnitudes magnitudes(magnitude ? *magnitude : Weights());
+  if (magnitude)
+    IAM_RETURN_IF_ERROR(magnitudes.allocate(op, partRows, chunk, workers));
   struct Kept {
     Buffer<float> values;
     Buffer<int32_t> indices;
     Pair nan{-1, -1};
+    bool nanIsMagnitude = false;
   };
   std::vector<Kept> kept(static_cast<std::size_t>(tasks));
   std::atomic<bool> full{false};
@@ -473,9 +559,14 @@ Status encodeAbove(const char *op, const Encoder &e, Vec<const float> theta, Vec
     int32_t *indices = roomIndices.data() + worker * partRows * chunk,
             *count = counts.data() + task * partRows;
     Kept &own = kept[static_cast<std::size_t>(task)];
-    own.nan = table->threshold(part, weights, theta.empty() ? nullptr : theta.data, begin,
-                               std::min(weights.features, begin + chunk), values, indices, count,
-                               chunk, scratch.of(worker));
+    const int64_t end = std::min(weights.features, begin + chunk);
+    own.nan = table->threshold(part, weights, theta.empty() ? nullptr : theta.data, begin, end,
+                               values, indices, count, chunk, scratch.of(worker));
+    if (magnitude && own.nan.row < 0) {
+      own.nan = magnitudes.take(*table, part, begin, end, values, indices, count,
+                                scratch.of(worker), worker);
+      own.nanIsMagnitude = true;
+    }
     int64_t total = 0;
     for (int64_t r = 0; r < part.rows; ++r)
       total += count[r];
@@ -491,10 +582,12 @@ Status encodeAbove(const char *op, const Encoder &e, Vec<const float> theta, Vec
   }));
   if (full)
     return outOfMemory(op);
-  for (int64_t task = 0; task < tasks; ++task)
-    if (const Pair nan = kept[static_cast<std::size_t>(task)].nan; nan.row >= 0)
-      return nanStatus(op, task / chunks * kRowPart + nan.row,
-                       ids.empty() ? nan.feature : ids[nan.feature]);
+  for (int64_t task = 0; task < tasks; ++task) {
+    const Kept &own = kept[static_cast<std::size_t>(task)];
+    if (const Pair nan = own.nan; nan.row >= 0)
+      return nanStatus(op, firstRow + task / chunks * kRowPart + nan.row,
+                       ids.empty() ? nan.feature : ids[nan.feature], own.nanIsMagnitude);
+  }
   IAM_RETURN_IF_ERROR(codes.offsets.resize(rows + 1, op));
   int64_t total = 0;
   codes.offsets[0] = 0;
@@ -525,6 +618,26 @@ Status encodeAbove(const char *op, const Encoder &e, Vec<const float> theta, Vec
       }
     }
   });
+}
+
+// The rows of all parts, one part after the other.
+Status join(const char *op, const std::vector<CsrResult> &parts, CsrResult &out) {
+  int64_t rows = 0, nnz = 0;
+  for (const CsrResult &part : parts)
+    rows += part.offsets.size() - 1, nnz += part.values.size();
+  IAM_RETURN_IF_ERROR(out.values.resize(nnz, op));
+  IAM_RETURN_IF_ERROR(out.indices.resize(nnz, op));
+  IAM_RETURN_IF_ERROR(out.offsets.resize(rows + 1, op));
+  int64_t row = 0, at = 0;
+  out.offsets[0] = 0;
+  for (const CsrResult &part : parts) {
+    std::copy(part.values.begin(), part.values.end(), out.values.data() + at);
+    std::copy(part.indices.begin(), part.indices.end(), out.indices.data() + at);
+    for (int64_t r = 1; r < part.offsets.size(); ++r)
+      out.offsets[++row] = at + part.offsets[r];
+    at += part.values.size();
+  }
+  return {};
 }
 
 Status checkThreshold(const char *op, const Encoder &e, Vec<const float> theta) {
@@ -587,7 +700,7 @@ struct Columns {
 Status encodeThreshold(const Encoder &e, Vec<const float> theta, CsrResult &codes) {
   constexpr const char *op = "iam.clt.encode_threshold";
   IAM_RETURN_IF_ERROR(checkThreshold(op, e, theta));
-  return encodeAbove(op, e, theta, {}, codes);
+  return encodeAbove(op, e, 0, e.x.rows, theta, {}, nullptr, codes);
 }
 
 Status encodeThresholdOnly(const Encoder &e, Vec<const float> theta, Vec<const int32_t> only,
@@ -601,7 +714,70 @@ Status encodeThresholdOnly(const Encoder &e, Vec<const float> theta, Vec<const i
                           {columns.w.data(), e.wEnc.rows, only.size},
                           {columns.b.data(), columns.b.size()},
                           e.bDec};
-  return encodeAbove(op, sliced, {columns.theta.data(), columns.theta.size()}, only, codes);
+  return encodeAbove(op, sliced, 0, e.x.rows, {columns.theta.data(), columns.theta.size()}, only,
+                     nullptr, codes);
+}
+
+Status encodeGate(const Encoder &e, Mat<const float> wMag, Vec<const float> bMag,
+                  Vec<const int32_t> only, CsrResult &codes) {
+  constexpr const char *op = "iam.clt.encode_gate";
+  IAM_RETURN_IF_ERROR(checkEncoder(op, e));
+  IAM_RETURN_IF_ERROR(expectShape(op, "W_mag", wMag, e.wEnc.rows, e.wEnc.cols));
+  if (!bMag.empty())
+    IAM_RETURN_IF_ERROR(expectSize(op, "b_mag", bMag, wMag.cols, "the columns of W_mag"));
+  const Encoder magnitude = {e.x, wMag, bMag, e.bDec};
+  if (only.empty()) {
+    const Weights weights = weightsOf(magnitude);
+    return encodeAbove(op, e, 0, e.x.rows, {}, {}, &weights, codes);
+  }
+  IAM_RETURN_IF_ERROR(expectAscending(op, only, e.wEnc.cols));
+  Columns gate, size;
+  IAM_RETURN_IF_ERROR(gate.gather(op, e, {}, only));
+  IAM_RETURN_IF_ERROR(size.gather(op, magnitude, {}, only));
+  const Encoder sliced = {
+      e.x, {gate.w.data(), e.wEnc.rows, only.size}, {gate.b.data(), gate.b.size()}, e.bDec};
+  const Weights weights = {size.w.data(), only.size, only.size,
+                           bMag.empty() ? nullptr : size.b.data()};
+  return encodeAbove(op, sliced, 0, e.x.rows, {}, only, &weights, codes);
+}
+
+Status encodeBatchTopK(const Encoder &e, int64_t k, CsrResult &codes) {
+  constexpr const char *op = "iam.clt.encode_batch_topk";
+  IAM_RETURN_IF_ERROR(checkEncoder(op, e));
+  const int64_t rows = e.x.rows, features = e.wEnc.cols;
+  IAM_RETURN_IF_ERROR(expectK(op, k, features, "W_enc has shape " + shapeOf(e.wEnc)));
+  // What is not among the k * rows largest of the rows so far never will be, and what comes later
+  // loses a tie: once there are as many, only what is strictly above the smallest is of interest.
+  const int64_t wanted = k * rows,
+                block = std::clamp<int64_t>(kBatchEntries / features, kStreamRows, kRowPart);
+  Buffer<float> limits;
+  std::vector<CsrResult> parts;
+  int64_t held = 0;
+  for (int64_t begin = 0; begin < rows; begin += block) {
+    const int64_t count = std::min(block, rows - begin);
+    IAM_RETURN_IF_ERROR(encodeAbove(op, e, begin, count, {limits.data(), limits.size()}, {},
+                                    nullptr, parts.emplace_back()));
+    held += parts.back().values.size();
+    if (held <= 2 * wanted || begin + count == rows)
+      continue;
+    float limit = 0;
+    CsrResult all, kept;
+    IAM_RETURN_IF_ERROR(join(op, parts, all));
+    IAM_RETURN_IF_ERROR(keepLargest(op, all, wanted, kept, limit));
+    held = wanted;
+    parts.clear();
+    parts.push_back(std::move(kept));
+    if (limits.size() == 0)
+      IAM_RETURN_IF_ERROR(limits.resize(features, op));
+    std::fill(limits.begin(), limits.end(), limit);
+  }
+  float limit = 0;
+  CsrResult all;
+  IAM_RETURN_IF_ERROR(join(op, parts, all));
+  if (held > wanted)
+    return keepLargest(op, all, wanted, codes, limit);
+  codes = std::move(all);
+  return {};
 }
 
 } // namespace iam::rt

@@ -1,4 +1,5 @@
-// Inside the runtime: the fused search that encodeTopK, encodeAbsTopK and matchingPursuit share.
+// Inside the runtime: the fused search that encodeTopK, encodeAbsTopK and matchingPursuit share, and
+// the selection of batchTopK and encodeBatchTopK.
 #pragma once
 
 #include "../core/kernels.h"
@@ -15,5 +16,10 @@ Status searchRows(const char *op, const Encoder &e, bool magnitude, FixedCodesOu
 inline float valueOf(const kernels::Candidate &c) {
   return c.index < 0 ? -c.lower : c.lower > 0 ? c.lower : 0.0f;
 }
+
+/// The `wanted` largest of all entries, of which there are at least as many, in the order that they
+/// have; ties to those that come first. `limit` is the smallest of them. wanted >= 1.
+Status keepLargest(const char *op, const CsrResult &all, int64_t wanted, CsrResult &codes,
+                   float &limit);
 
 } // namespace iam::rt

@@ -202,6 +202,32 @@ func.func @encode_sparse_only(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: ten
   return %f : !iam.features<?x16xf32>
 }
 
+// The list of features is optional.
+// CHECK-LABEL: func.func @encode_sparse_gate(
+// CHECK: %[[NONE:.*]] = memref.alloca() : memref<0xi32>
+// CHECK: %[[ALL:.*]] = memref.cast %[[NONE]]
+// CHECK: call @iam_rt_encode_gate({{.*}}, %[[ALL]]) :
+func.func @encode_sparse_gate(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %d: tensor<4xf32>) -> !iam.features<?x16xf32> {
+  %f = iam.clt.encode_sparse gate %x, %W, %b subtract %d magnitude %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
+// CHECK-LABEL: func.func @encode_sparse_gate_only(
+// CHECK: arith.constant dense<[0, 15]> : tensor<2xi32>
+// CHECK: call @iam_rt_encode_gate(
+func.func @encode_sparse_gate_only(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32> {
+  %f = iam.clt.encode_sparse gate %x, %W, %b magnitude %W, %b only [0, 15] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
+// CHECK-LABEL: func.func @encode_sparse_batch_topk(
+// CHECK: %[[K:.*]] = arith.constant 3 : i64
+// CHECK: call @iam_rt_encode_batch_topk({{.*}}, %[[K]]) :
+func.func @encode_sparse_batch_topk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32> {
+  %f = iam.clt.encode_sparse batch_topk %x, %W, %b k = 3 : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
 // CHECK-LABEL: func.func @decode_k(
 // CHECK-SAME: %[[V:.*]]: tensor<?x2xf32>, %[[I:.*]]: tensor<?x2xi32>, %[[W:.*]]: tensor<16x4xf32>, %[[B:.*]]: tensor<4xf32>)
 // CHECK: to_buffer %[[V]]

@@ -142,13 +142,38 @@ func.func @encode_sparse(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<1
 
 // -----
 
-// The other features are switched off by a constant mask.
+// Only the listed columns are multiplied; their features are put among zeros.
 // CHECK-LABEL: func.func @encode_sparse_only(
-// CHECK: "stablehlo.compare"{{.*}} (tensor<3xf32>, tensor<3xf32>) -> tensor<3xi1>
-// CHECK: %[[OFF:.*]] = "stablehlo.select"
-// CHECK: return %[[OFF]]
+// CHECK: "stablehlo.gather"
+// CHECK: "stablehlo.dot_general"{{.*}} -> tensor<3x1xf32>
+// CHECK: %[[F:.*]] = "stablehlo.scatter"
+// CHECK: return %[[F]] : tensor<3x3xf32>
 func.func @encode_sparse_only(%x: tensor<?x4xf32>, %W: tensor<4x3xf32>, %b: tensor<3xf32>) -> !iam.features<?x3xf32> {
   %f = iam.clt.encode_sparse relu %x, %W, %b only [1] : (tensor<?x4xf32>, tensor<4x3xf32>, tensor<3xf32>) -> !iam.features<?x3xf32>
+  return %f : !iam.features<?x3xf32>
+}
+
+// -----
+
+// Two encodes, and the same of the listed columns.
+// CHECK-LABEL: func.func @encode_sparse_gate(
+// CHECK: "stablehlo.dot_general"(%arg0, %arg1){{.*}} -> tensor<3x3xf32>
+// CHECK: "stablehlo.dot_general"(%arg0, %arg3){{.*}} -> tensor<3x3xf32>
+// CHECK: "stablehlo.dot_general"{{.*}} -> tensor<3x2xf32>
+// CHECK: "stablehlo.dot_general"{{.*}} -> tensor<3x2xf32>
+func.func @encode_sparse_gate(%x: tensor<?x4xf32>, %W: tensor<4x3xf32>, %b: tensor<3xf32>, %V: tensor<4x3xf32>) -> (!iam.features<?x3xf32>, !iam.features<?x3xf32>) {
+  %f = iam.clt.encode_sparse gate %x, %W, %b magnitude %V, %b : (tensor<?x4xf32>, tensor<4x3xf32>, tensor<3xf32>, tensor<4x3xf32>, tensor<3xf32>) -> !iam.features<?x3xf32>
+  %g = iam.clt.encode_sparse gate %x, %W, %b magnitude %V, %b only [0, 2] : (tensor<?x4xf32>, tensor<4x3xf32>, tensor<3xf32>, tensor<4x3xf32>, tensor<3xf32>) -> !iam.features<?x3xf32>
+  return %f, %g : !iam.features<?x3xf32>, !iam.features<?x3xf32>
+}
+
+// -----
+
+// CHECK-LABEL: func.func @encode_sparse_batch_topk(
+// CHECK: "stablehlo.dot_general"
+// CHECK: "stablehlo.sort"
+func.func @encode_sparse_batch_topk(%x: tensor<?x4xf32>, %W: tensor<4x3xf32>, %b: tensor<3xf32>) -> !iam.features<?x3xf32> {
+  %f = iam.clt.encode_sparse batch_topk %x, %W, %b k = 2 : (tensor<?x4xf32>, tensor<4x3xf32>, tensor<3xf32>) -> !iam.features<?x3xf32>
   return %f : !iam.features<?x3xf32>
 }
 

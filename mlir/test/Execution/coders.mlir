@@ -63,6 +63,25 @@ func.func private @matching_pursuit(%x: tensor<?x2xf32>, %D: tensor<3x2xf32>, %b
   return
 }
 
+func.func @gate(%x: tensor<?x2xf32>, %W: tensor<2x3xf32>, %b: tensor<3xf32>, %V: tensor<2x3xf32>, %c: tensor<3xf32>) {
+  %gate = iam.clt.encode %x, %W, %b : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> tensor<?x3xf32>
+  %size = iam.clt.encode %x, %V, %c : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> tensor<?x3xf32>
+  %f = iam.clt.gate %gate, %size : tensor<?x3xf32>, tensor<?x3xf32> -> !iam.features<?x3xf32>
+  %d = iam.clt.densify %f : !iam.features<?x3xf32> -> tensor<?x3xf32>
+  %dense = tensor.cast %d : tensor<?x3xf32> to tensor<?x?xf32>
+  call @show(%dense) : (tensor<?x?xf32>) -> ()
+  return
+}
+
+func.func @batch_topk(%x: tensor<?x2xf32>, %W: tensor<2x3xf32>, %b: tensor<3xf32>) {
+  %pre = iam.clt.encode %x, %W, %b : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> tensor<?x3xf32>
+  %f = iam.clt.batch_topk %pre, k = 1 : tensor<?x3xf32> -> !iam.features<?x3xf32>
+  %d = iam.clt.densify %f : !iam.features<?x3xf32> -> tensor<?x3xf32>
+  %dense = tensor.cast %d : tensor<?x3xf32> to tensor<?x?xf32>
+  call @show(%dense) : (tensor<?x?xf32>) -> ()
+  return
+}
+
 func.func @main() {
   %x = arith.constant dense<[[1.0, 2.0], [3.0, -1.0]]> : tensor<2x2xf32>
   %none = tensor.extract_slice %x[0, 0] [0, 2] [1, 1] : tensor<2x2xf32> to tensor<0x2xf32>
@@ -106,7 +125,23 @@ func.func @main() {
   // CHECK-NEXT: {{\[\[}}0, 3, 0],
   // CHECK-NEXT: [2, 0, 0]]
   call @matching_pursuit(%rows, %axes, %bias) : (tensor<?x2xf32>, tensor<3x2xf32>, tensor<2xf32>) -> ()
+  // pre = [[1.5, 2.5, 0.5], [3.5, -0.5, 7.5]] is the gate; the magnitude with zeros for weights is its bias.
+  %zeros = arith.constant dense<0.0> : tensor<2x3xf32>
+  %sizes = arith.constant dense<[-1.0, 2.0, 3.0]> : tensor<3xf32>
+  // CHECK: sizes = [2, 3]
+  // CHECK-NEXT: {{\[\[}}0, 2, 3],
+  // CHECK-NEXT: [0, 0, 3]]
+  call @gate(%rows, %W, %b, %zeros, %sizes) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>, tensor<2x3xf32>, tensor<3xf32>) -> ()
+  // The two largest of both rows.
+  // CHECK: sizes = [2, 3]
+  // CHECK-NEXT: {{\[\[}}0, 0, 0],
+  // CHECK-NEXT: [3.5, 0, 7.5]]
+  call @batch_topk(%rows, %W, %b) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> ()
   // No rows in, no rows out.
+  // CHECK: sizes = [0, 3]
+  call @gate(%norows, %W, %b, %zeros, %sizes) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>, tensor<2x3xf32>, tensor<3xf32>) -> ()
+  // CHECK: sizes = [0, 3]
+  call @batch_topk(%norows, %W, %b) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>) -> ()
   // CHECK: sizes = [0, 3]
   // CHECK: sizes = [0, 2]
   call @topk(%norows, %W, %b, %D, %bias) : (tensor<?x2xf32>, tensor<2x3xf32>, tensor<3xf32>, tensor<3x2xf32>, tensor<2xf32>) -> ()

@@ -5,7 +5,7 @@
 // CHECK-NOT: func.func private
 // CHECK-LABEL: func.func @edit(
 // CHECK-NOT: {{iam\.|arith\.|tensor\.|linalg\.|call}}
-// CHECK: "stablehlo.dot_general"{{.*}} : (tensor<?x4xf32>, tensor<4x16xf32>) -> tensor<?x16xf32>
+// CHECK: "stablehlo.dot_general"{{.*}} : (tensor<?x4xf32>, tensor<4x1xf32>) -> tensor<?x1xf32>
 // CHECK-NOT: "stablehlo.dot_general"
 // CHECK: "stablehlo.gather"{{.*}} -> tensor<?x1x4xf32>
 // CHECK-NOT: {{iam\.|arith\.|tensor\.|linalg\.|call|stablehlo.dot_general}}

@@ -40,7 +40,7 @@ func.func @x_plus_edit_minus_original(%x: tensor<?x4xf32>, %f: !iam.features<?x1
 // CHECK-LABEL: func.func @edit_plus_x_minus_original(
 // CHECK: %[[D:.*]] = iam.clt.delta clamp
 // CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
-// CHECK-NEXT: arith.addf %arg0, %[[Y]]
+// CHECK-NEXT: arith.addf %[[Y]], %arg0
 // CHECK-NEXT: return
 func.func @edit_plus_x_minus_original(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>,
                                       %a: tensor<1xf32>, %b: tensor<1xf32>) -> tensor<?x4xf32> {
@@ -76,7 +76,7 @@ func.func @error_plus_edit(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32, k = 
 // CHECK-LABEL: func.func @edit_plus_error(
 // CHECK: %[[D:.*]] = iam.clt.delta ablate
 // CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
-// CHECK-NEXT: arith.addf %arg0, %[[Y]]
+// CHECK-NEXT: arith.addf %[[Y]], %arg0
 // CHECK-NEXT: return
 func.func @edit_plus_error(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> tensor<?x4xf32> {
   %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
@@ -93,7 +93,7 @@ func.func @edit_plus_error(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W:
 // CHECK-LABEL: func.func @residual_minus_original(
 // CHECK: %[[D:.*]] = iam.clt.delta ablate
 // CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
-// CHECK-NEXT: arith.addf %arg0, %[[Y]]
+// CHECK-NEXT: iam.clt.residual %[[Y]], %arg0
 // CHECK-NEXT: return
 func.func @residual_minus_original(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> tensor<?x4xf32> {
   %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
@@ -109,7 +109,7 @@ func.func @residual_minus_original(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf
 // CHECK-LABEL: func.func @residual_of_edit_and_error(
 // CHECK: %[[D:.*]] = iam.clt.delta ablate
 // CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
-// CHECK-NEXT: arith.addf %arg0, %[[Y]]
+// CHECK-NEXT: iam.clt.residual %[[Y]], %arg0
 // CHECK-NEXT: return
 func.func @residual_of_edit_and_error(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> tensor<?x4xf32> {
   %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
@@ -227,5 +227,182 @@ func.func @two_edits_of_one_code(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32
   %m = iam.clt.decode %h, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
   %s = arith.addf %x, %p : tensor<?x4xf32>
   %y = arith.subf %s, %m : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// The reconstruction of a transcoder with a skip: what the skip adds stays.
+// CHECK-LABEL: func.func @residual_with_skip(
+// CHECK: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: iam.clt.residual %[[Y]], %arg0, skip
+// CHECK-NEXT: return
+func.func @residual_with_skip(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %S: tensor<4x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %s = iam.clt.residual %p, %x, skip %S : (tensor<?x4xf32>, tensor<?x4xf32>, tensor<4x4xf32>) -> tensor<?x4xf32>
+  %y = arith.subf %s, %m : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// A steer of the error term: it stays where it is.
+// CHECK-LABEL: func.func @steered_between(
+// CHECK: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: %[[S:.*]] = iam.policy.steer add %arg0,
+// CHECK-NEXT: arith.addf %[[S]], %[[Y]]
+// CHECK-NEXT: return
+func.func @steered_between(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %e = arith.subf %x, %m : tensor<?x4xf32>
+  %t = iam.policy.steer add %e, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %y = arith.addf %t, %p : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// decode(edit(f)) is steered: the delta's decode is steered instead.
+// CHECK-LABEL: func.func @edit_is_steered(
+// CHECK: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: %[[S:.*]] = iam.policy.steer add %[[Y]],
+// CHECK-NEXT: return %[[S]]
+func.func @edit_is_steered(%f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %t = iam.policy.steer add %p, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %y = arith.subf %t, %m : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// s decode(edit(f)) - s decode(f), far from each other in a sum.
+// CHECK-LABEL: func.func @scaled_and_apart(
+// CHECK: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: %[[S:.*]] = arith.mulf %arg3, %[[Y]]
+// CHECK-NEXT: %[[A:.*]] = arith.addf %arg0, %[[S]]
+// CHECK-NEXT: %[[B:.*]] = arith.addf %[[A]], %arg4
+// CHECK-NEXT: return %[[B]]
+func.func @scaled_and_apart(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %s: tensor<?x4xf32>, %z: tensor<?x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %sp = arith.mulf %s, %p : tensor<?x4xf32>
+  %sm = arith.mulf %m, %s : tensor<?x4xf32>
+  %a = arith.addf %x, %sp : tensor<?x4xf32>
+  %b = arith.addf %a, %z : tensor<?x4xf32>
+  %y = arith.subf %b, %sm : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// (decode(edit(f)) - decode(f)) / s, and the sign of the whole.
+// CHECK-LABEL: func.func @difference_scaled(
+// CHECK: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: %[[S:.*]] = arith.divf %[[Y]], %arg3
+// CHECK-NEXT: %[[N:.*]] = arith.negf %[[S]]
+// CHECK-NEXT: return %[[N]]
+func.func @difference_scaled(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %s: tensor<?x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %d = arith.subf %p, %m : tensor<?x4xf32>
+  %q = arith.divf %d, %s : tensor<?x4xf32>
+  %y = arith.negf %q : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// -decode(f) + decode(edit(f))
+// CHECK-LABEL: func.func @negated_original(
+// CHECK: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: return %[[Y]]
+func.func @negated_original(%f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %n = arith.negf %m : tensor<?x4xf32>
+  %y = arith.addf %n, %p : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// -(decode(f) - x) + decode(edit(f)): what is subtracted first leaves a negation, and here one of that.
+// CHECK-LABEL: func.func @negated_error(
+// CHECK: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: arith.addf %arg0, %[[Y]]
+func.func @negated_error(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %e = arith.subf %m, %x : tensor<?x4xf32>
+  %n = arith.negf %e : tensor<?x4xf32>
+  %y = arith.addf %n, %p : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// The error term is used again: it stays, decode(f) with it, and the sum no longer needs it.
+// CHECK-LABEL: func.func @error_has_another_use(
+// CHECK: %[[E:.*]] = arith.subf %arg0,
+// CHECK-NEXT: %[[D:.*]] = iam.clt.delta ablate
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: %[[S:.*]] = arith.addf %arg0, %[[Y]]
+// CHECK-NEXT: return %[[S]], %[[E]]
+func.func @error_has_another_use(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> (tensor<?x4xf32>, tensor<?x4xf32>) {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %e = arith.subf %x, %m : tensor<?x4xf32>
+  %y = arith.addf %e, %p : tensor<?x4xf32>
+  return %y, %e : tensor<?x4xf32>, tensor<?x4xf32>
+}
+
+// -----
+
+// The error term twice: each use on its own.
+// CHECK-LABEL: func.func @error_twice(
+// CHECK: iam.clt.delta ablate
+// CHECK: return
+func.func @error_twice(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %e = arith.subf %x, %m : tensor<?x4xf32>
+  %t = arith.addf %e, %e : tensor<?x4xf32>
+  %y = arith.addf %t, %p : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// Codes that no edit connects; the one that would go is steered, so the other one goes.
+// CHECK-LABEL: func.func @unrelated_codes_one_steered(
+// CHECK: %[[D:.*]] = iam.clt.sub %arg0, %arg1
+// CHECK-NEXT: %[[Y:.*]] = iam.clt.decode %[[D]]
+// CHECK-NEXT: %[[S:.*]] = iam.policy.steer add %[[Y]],
+// CHECK-NEXT: arith.negf %[[S]]
+func.func @unrelated_codes_one_steered(%f: !iam.features<?x16xf32>, %g: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<?x4xf32> {
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %t = iam.policy.steer add %m, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %y = arith.subf %p, %t : tensor<?x4xf32>
   return %y : tensor<?x4xf32>
 }

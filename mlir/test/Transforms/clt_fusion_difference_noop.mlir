@@ -86,13 +86,65 @@ func.func @different_static_rows(%f: !iam.features<?x16xf32>, %g: !iam.features<
 
 // -----
 
-// x·W_skip is not the other term of a sum.
-func.func @residual_with_skip(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %S: tensor<4x4xf32>) -> tensor<?x4xf32> {
+// Both are multiplied, by different values.
+func.func @different_factors(%f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %s: tensor<?x4xf32>, %t: tensor<?x4xf32>) -> tensor<?x4xf32> {
   %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
   %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
   %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
-  %s = iam.clt.residual %p, %x, skip %S : (tensor<?x4xf32>, tensor<?x4xf32>, tensor<4x4xf32>) -> tensor<?x4xf32>
-  %y = arith.subf %s, %m : tensor<?x4xf32>
+  %sp = arith.mulf %p, %s : tensor<?x4xf32>
+  %tm = arith.mulf %m, %t : tensor<?x4xf32>
+  %y = arith.subf %sp, %tm : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// One is multiplied, the other divided.
+func.func @factor_and_divisor(%f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %s: tensor<?x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %sp = arith.mulf %p, %s : tensor<?x4xf32>
+  %sm = arith.divf %m, %s : tensor<?x4xf32>
+  %y = arith.subf %sp, %sm : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// A product of reconstructions is not linear in them.
+func.func @squares(%f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %pp = arith.mulf %p, %p : tensor<?x4xf32>
+  %mm = arith.mulf %m, %m : tensor<?x4xf32>
+  %y = arith.subf %pp, %mm : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// steer adds to decode(f), which would be gone.
+func.func @original_is_steered(%f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %t = iam.policy.steer add %m, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %y = arith.subf %p, %t : tensor<?x4xf32>
+  return %y : tensor<?x4xf32>
+}
+
+// -----
+
+// Other edits of the stream than additions are not linear.
+func.func @ablated_between(%x: tensor<?x4xf32>, %f: !iam.features<?x16xf32>, %W: tensor<16x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<?x4xf32> {
+  %g = iam.clt.edit ablate %f features [7] : (!iam.features<?x16xf32>) -> !iam.features<?x16xf32>
+  %p = iam.clt.decode %g, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %m = iam.clt.decode %f, %W : (!iam.features<?x16xf32>, tensor<16x4xf32>) -> tensor<?x4xf32>
+  %e = arith.subf %x, %m : tensor<?x4xf32>
+  %t = iam.policy.steer ablate %e, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %y = arith.addf %t, %p : tensor<?x4xf32>
   return %y : tensor<?x4xf32>
 }
 

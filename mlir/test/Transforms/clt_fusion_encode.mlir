@@ -66,6 +66,40 @@ func.func @relu(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -
   return %f : !iam.features<?x16xf32>
 }
 
+// CHECK-LABEL: func.func @batch_topk(
+// CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[W:.*]]: tensor<4x16xf32>, %[[B:.*]]: tensor<16xf32>)
+func.func @batch_topk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32> {
+  // CHECK-NEXT: iam.clt.encode_sparse batch_topk %[[X]], %[[W]], %[[B]] k = 2 : (
+  // CHECK-NEXT: return
+  %pre = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.batch_topk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
+// Two encodes of one x; here with one W_enc, as Gated SAEs with r_mag = 0.
+// CHECK-LABEL: func.func @gate(
+// CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[W:.*]]: tensor<4x16xf32>, %[[B:.*]]: tensor<16xf32>, %[[C:.*]]: tensor<16xf32>, %[[D:.*]]: tensor<4xf32>)
+func.func @gate(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %c: tensor<16xf32>, %d: tensor<4xf32>)
+    -> !iam.features<?x16xf32> {
+  // CHECK-NEXT: iam.clt.encode_sparse gate %[[X]], %[[W]], %[[B]] subtract %[[D]] magnitude %[[W]], %[[C]] : (
+  // CHECK-NEXT: return
+  %gate = iam.clt.encode %x, %W, %b, subtract %d : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>) -> tensor<?x16xf32>
+  %size = iam.clt.encode %x, %W, %c, subtract %d : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.gate %gate, %size : tensor<?x16xf32>, tensor<?x16xf32> -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
+// One encode is both.
+// CHECK-LABEL: func.func @gate_of_itself(
+// CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[W:.*]]: tensor<4x16xf32>, %[[B:.*]]: tensor<16xf32>)
+func.func @gate_of_itself(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32> {
+  // CHECK-NEXT: iam.clt.encode_sparse gate %[[X]], %[[W]], %[[B]] magnitude %[[W]], %[[B]] : (
+  // CHECK-NEXT: return
+  %pre = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.gate %pre, %pre : tensor<?x16xf32>, tensor<?x16xf32> -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
 // Both in the loop: one fused op in the loop.
 // CHECK-LABEL: func.func @inside_a_loop(
 // CHECK: scf.for

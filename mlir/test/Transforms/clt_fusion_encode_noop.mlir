@@ -43,25 +43,40 @@ func.func @pre_activations_from_elsewhere(%pre: tensor<?x16xf32>, %t: tensor<16x
   return %f : !iam.features<?x16xf32>
 }
 
-// CHECK-LABEL: func.func @batch_topk
-func.func @batch_topk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) -> !iam.features<?x16xf32> {
+// CHECK-LABEL: func.func @gate_of_two_activations
+func.func @gate_of_two_activations(%x: tensor<?x4xf32>, %y: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>)
+    -> !iam.features<?x16xf32> {
   // CHECK-NEXT: iam.clt.encode
-  // CHECK-NEXT: iam.clt.batch_topk
-  %pre = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
-  %f = iam.clt.batch_topk %pre, k = 2 : tensor<?x16xf32> -> !iam.features<?x16xf32>
+  // CHECK-NEXT: iam.clt.encode
+  // CHECK-NEXT: iam.clt.gate
+  %gate = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
+  %size = iam.clt.encode %y, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.gate %gate, %size : tensor<?x16xf32>, tensor<?x16xf32> -> !iam.features<?x16xf32>
   return %f : !iam.features<?x16xf32>
 }
 
-// CHECK-LABEL: func.func @gate
-func.func @gate(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %c: tensor<16xf32>)
+// CHECK-LABEL: func.func @gate_with_another_centre
+func.func @gate_with_another_centre(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %d: tensor<4xf32>)
     -> !iam.features<?x16xf32> {
+  // CHECK-NEXT: iam.clt.encode
+  // CHECK-NEXT: iam.clt.encode
+  // CHECK-NEXT: iam.clt.gate
+  %gate = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
+  %size = iam.clt.encode %x, %W, %b, subtract %d : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>) -> tensor<?x16xf32>
+  %f = iam.clt.gate %gate, %size : tensor<?x16xf32>, tensor<?x16xf32> -> !iam.features<?x16xf32>
+  return %f : !iam.features<?x16xf32>
+}
+
+// CHECK-LABEL: func.func @gate_of_which_a_path_has_another_use
+func.func @gate_of_which_a_path_has_another_use(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %c: tensor<16xf32>)
+    -> (!iam.features<?x16xf32>, tensor<?x16xf32>) {
   // CHECK-NEXT: iam.clt.encode
   // CHECK-NEXT: iam.clt.encode
   // CHECK-NEXT: iam.clt.gate
   %gate = iam.clt.encode %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
   %size = iam.clt.encode %x, %W, %c : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> tensor<?x16xf32>
   %f = iam.clt.gate %gate, %size : tensor<?x16xf32>, tensor<?x16xf32> -> !iam.features<?x16xf32>
-  return %f : !iam.features<?x16xf32>
+  return %f, %size : !iam.features<?x16xf32>, tensor<?x16xf32>
 }
 
 // The encode runs once, before the loop; fused it would run in every iteration.

@@ -6,8 +6,7 @@
 
 // ENCODE-DAG: the pre-activations have another use: fusing would compute them twice
 // ENCODE-DAG: the pre-activations are not made by iam.clt.encode
-// ENCODE-DAG: batch_topk selects over all rows: the pre-activations of the whole batch are needed
-// ENCODE-DAG: gate reads two encodes: there is no fused kernel for it
+// ENCODE-DAG: gate and magnitude encode different activations: there is no fused kernel for it
 // ENCODE-DAG: the pre-activations are made in another block: fusing could move an encode into a loop
 
 // DENSE: the product accumulates into something else than zeros
@@ -24,8 +23,9 @@
 // DIFFERENCE: a reconstruction stays (another use, another block): decoding the difference of codes would add work
 // DIFFERENCE: the codes have different forms (k slots and compressed rows)
 // DIFFERENCE: the codes have different static row counts
-// DIFFERENCE: no reconstruction to subtract from that can be merged
-// DIFFERENCE: not a sum of a reconstruction and an error term that can be merged
-// DIFFERENCE-DAG: the other term is not a difference
-// DIFFERENCE-DAG: what is subtracted is not a reconstruction
+// DIFFERENCE: the reconstructions are multiplied by different values: they do not cancel
+// DIFFERENCE: the reconstructions are multiplied by different values: they do not cancel
+// DIFFERENCE: no two reconstructions in it that differ in the sign
+// DIFFERENCE: the reconstruction that would go is what a steer or a skip adds to
+// DIFFERENCE: no two reconstructions in it that differ in the sign
 // DIFFERENCE: both reconstructions stay (another use, another block): subtracting them is cheaper than one more decode

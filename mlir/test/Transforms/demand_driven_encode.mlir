@@ -5,7 +5,7 @@
 // RUN: iam-opt %s --pass-pipeline='builtin.module(iam-demand-driven-encode,iam-demand-driven-encode)' --mlir-pass-statistics --mlir-pass-statistics-display=pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=COUNT
 
 // REMARK: remark: encodes 2 of 64 features: no other is used
-// COUNT: (S) 9 num-encodes-sliced
+// COUNT: (S) 12 num-encodes-sliced
 // COUNT: (S) 0 num-encodes-sliced
 
 // A delta reads what it lists: in ascending order, first and last feature.
@@ -107,4 +107,28 @@ func.func @fewer_than_before(%x: tensor<?x4xf32>, %E: tensor<4x64xf32>, %b: tens
   %f = iam.clt.encode_sparse relu %x, %E, %b only [2, 3, 4] : (tensor<?x4xf32>, tensor<4x64xf32>, tensor<64xf32>) -> !iam.features<?x64xf32>
   %d = iam.clt.delta ablate %f features [3] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 1>
   return %d : !iam.features<?x64xf32, k = 1>
+}
+
+// Both encodes of a gate.
+// CHECK-LABEL: func.func @gate(
+// CHECK-NEXT: iam.clt.encode_sparse gate %{{.*}} magnitude %{{.*}}, %{{.*}} only [5] :
+func.func @gate(%x: tensor<?x4xf32>, %E: tensor<4x64xf32>, %b: tensor<64xf32>, %c: tensor<64xf32>) -> !iam.features<?x64xf32, k = 1> {
+  %f = iam.clt.encode_sparse gate %x, %E, %b magnitude %E, %c : (tensor<?x4xf32>, tensor<4x64xf32>, tensor<64xf32>, tensor<4x64xf32>, tensor<64xf32>) -> !iam.features<?x64xf32>
+  %d = iam.clt.delta ablate %f features [5] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 1>
+  return %d : !iam.features<?x64xf32, k = 1>
+}
+
+// Several activations of one encode, which iam-clt-fusion leaves alone: each becomes an encode of what is read of it.
+// CHECK-LABEL: func.func @two_activations_of_one_encode(
+// CHECK-NEXT: %[[F:.*]] = iam.clt.encode_sparse relu %{{.*}} subtract %{{.*}} only [3] :
+// CHECK-NEXT: %[[G:.*]] = iam.clt.encode_sparse jumprelu %{{.*}} subtract %{{.*}} threshold %{{.*}} only [3, 4] :
+// CHECK-NEXT: iam.clt.delta ablate %[[F]]
+// CHECK-NEXT: iam.clt.delta ablate %[[G]]
+func.func @two_activations_of_one_encode(%x: tensor<?x4xf32>, %E: tensor<4x64xf32>, %b: tensor<64xf32>, %c: tensor<4xf32>, %t: tensor<64xf32>) -> (!iam.features<?x64xf32, k = 1>, !iam.features<?x64xf32, k = 2>) {
+  %pre = iam.clt.encode %x, %E, %b, subtract %c : (tensor<?x4xf32>, tensor<4x64xf32>, tensor<64xf32>, tensor<4xf32>) -> tensor<?x64xf32>
+  %f = iam.clt.relu %pre : tensor<?x64xf32> -> !iam.features<?x64xf32>
+  %g = iam.clt.jumprelu %pre, %t : tensor<?x64xf32>, tensor<64xf32> -> !iam.features<?x64xf32>
+  %d = iam.clt.delta ablate %f features [3] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 1>
+  %e = iam.clt.delta ablate %g features [3, 4] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 2>
+  return %d, %e : !iam.features<?x64xf32, k = 1>, !iam.features<?x64xf32, k = 2>
 }

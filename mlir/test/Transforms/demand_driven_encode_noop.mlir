@@ -178,3 +178,54 @@ func.func @jumprelu(%p: tensor<?x64xf32>, %t: tensor<64xf32>) -> !iam.features<?
   %d = iam.clt.delta ablate %f features [3] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 1>
   return %d : !iam.features<?x64xf32, k = 1>
 }
+
+// Remark only.
+// CHECK-LABEL: func.func @fused_batch_topk(
+// REMARK: remark: encodes all features although 1 would do: batch_topk cannot be sliced, whether a feature is active depends on all others of the batch
+func.func @fused_batch_topk(%x: tensor<?x4xf32>, %E: tensor<4x64xf32>, %b: tensor<64xf32>) -> !iam.features<?x64xf32, k = 1> {
+  %f = iam.clt.encode_sparse batch_topk %x, %E, %b k = 2 : (tensor<?x4xf32>, tensor<4x64xf32>, tensor<64xf32>) -> !iam.features<?x64xf32>
+  %d = iam.clt.delta ablate %f features [3] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 1>
+  return %d : !iam.features<?x64xf32, k = 1>
+}
+
+// One of the activations is read as a whole: the pre-activations are needed.
+// CHECK-LABEL: func.func @shared_encode_is_needed(
+// CHECK-NEXT: iam.clt.encode %
+// REMARK: remark: encodes all features although 1 would do: relu cannot be sliced, it is not fused with its encode
+func.func @shared_encode_is_needed(%x: tensor<?x4xf32>, %E: tensor<4x64xf32>, %b: tensor<64xf32>, %t: tensor<64xf32>) -> (!iam.features<?x64xf32, k = 1>, !iam.features<?x64xf32>) {
+  %pre = iam.clt.encode %x, %E, %b : (tensor<?x4xf32>, tensor<4x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  %f = iam.clt.relu %pre : tensor<?x64xf32> -> !iam.features<?x64xf32>
+  %g = iam.clt.jumprelu %pre, %t : tensor<?x64xf32>, tensor<64xf32> -> !iam.features<?x64xf32>
+  %d = iam.clt.delta ablate %f features [3] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 1>
+  return %d, %g : !iam.features<?x64xf32, k = 1>, !iam.features<?x64xf32>
+}
+
+// Together they read more than one feature in 16.
+// CHECK-LABEL: func.func @shared_encode_of_many(
+// CHECK-NEXT: iam.clt.encode %
+func.func @shared_encode_of_many(%x: tensor<?x4xf32>, %E: tensor<4x64xf32>, %b: tensor<64xf32>) -> (!iam.features<?x64xf32, k = 3>, !iam.features<?x64xf32, k = 2>) {
+  %pre = iam.clt.encode %x, %E, %b : (tensor<?x4xf32>, tensor<4x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  %f = iam.clt.relu %pre : tensor<?x64xf32> -> !iam.features<?x64xf32>
+  %g = iam.clt.relu %pre : tensor<?x64xf32> -> !iam.features<?x64xf32>
+  %d = iam.clt.delta ablate %f features [1, 20, 30] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 3>
+  %e = iam.clt.delta ablate %g features [40, 50] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 2>
+  return %d, %e : !iam.features<?x64xf32, k = 3>, !iam.features<?x64xf32, k = 2>
+}
+
+// Encoded once, before the loop.
+// CHECK-LABEL: func.func @shared_encode_outside_the_loop(
+// CHECK: iam.clt.encode %
+// CHECK: scf.for
+func.func @shared_encode_outside_the_loop(%x: tensor<?x4xf32>, %E: tensor<4x64xf32>, %b: tensor<64xf32>, %W: tensor<64x4xf32>, %n: index) -> tensor<?x4xf32> {
+  %zero = arith.constant 0 : index
+  %one = arith.constant 1 : index
+  %pre = iam.clt.encode %x, %E, %b : (tensor<?x4xf32>, tensor<4x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  %last = scf.for %i = %zero to %n step %one iter_args(%h = %x) -> tensor<?x4xf32> {
+    %f = iam.clt.relu %pre : tensor<?x64xf32> -> !iam.features<?x64xf32>
+    %d = iam.clt.delta ablate %f features [1] : (!iam.features<?x64xf32>) -> !iam.features<?x64xf32, k = 1>
+    %y = iam.clt.decode %d, %W : (!iam.features<?x64xf32, k = 1>, tensor<64x4xf32>) -> tensor<?x4xf32>
+    %s = arith.addf %h, %y : tensor<?x4xf32>
+    scf.yield %s : tensor<?x4xf32>
+  }
+  return %last : tensor<?x4xf32>
+}

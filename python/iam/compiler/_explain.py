@@ -9,6 +9,7 @@ op                        flops                                 bytes read; writ
 encode                    2·B·d_in·F + B·F (+ B·d_in)           B·d_in + d_in·F + F (+ d_in); B·F
 topk, relu, jumprelu, ..  B·F                                   B·F (+ F); 2·A
 encode_sparse             2·B·d_in·F + 2·B·F (+ B·d_in)         B·d_in + d_in·F + F (+ d_in, F); 2·A
+encode_sparse gate        the same + 2·A·d_in                   the same + d_in·F + F; 2·A
 decode                    2·A·d_out (+ B·d_out)                 2·A + min(A, F)·d_out (+ d_out); B·d_out
 densify                   0                                     2·A; B·F
 edit, delta               A + B·n                               2·A + n; 2·A of the result
@@ -306,10 +307,12 @@ def _flops(operation: Any, operands: list[_Value], results: list[_Value]) -> int
     if name in ("iam.clt.encode", "iam.clt.encode_sparse"):
         x, features = operands[0], _encoded(operation, operands)
         subtract = len(operands) > 3 and operands[3].elements == x.width
+        magnitudes = 2 * x.width * out.active if _label(operation).endswith(" gate") else 0  # of open gates
         return (
             2 * x.elements * features
             + x.rows * features * (1 if name.endswith("encode") else 2)
             + subtract * x.elements
+            + magnitudes
         )
     if name.startswith("iam.clt.") and (operands[0].kind, out.kind) == ("tensor", "features"):
         return operands[0].elements if operands[0].width == out.width else None  # activations of pre-activations

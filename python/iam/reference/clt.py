@@ -320,15 +320,19 @@ def encode_sparse(
     threshold: Array | None = None,
     k: int | None = None,
     only: Sequence[int] | None = None,
+    W_mag: Array | None = None,
+    b_mag: Array | None = None,
 ) -> Array:
-    """Encode, then ``topk``, ``abstopk``, ``groupmax``, ``jumprelu`` or ``relu``; the compiler fuses the two.
+    """Encode, then ``topk``, ``abstopk``, ``groupmax``, ``batch_topk``, ``jumprelu``, ``relu`` or ``gate``, fused.
 
     Args:
-        only: For ``jumprelu`` and ``relu``: the features to encode, in any order; the others are 0.
+        only: For ``jumprelu``, ``relu`` and ``gate``: the features to encode, in any order; the others are 0.
+        W_mag: ``[d_in, F]``, for ``gate``: the encoder of the magnitude; ``W_enc`` is that of the gate.
+        b_mag: ``[F]``, its bias.
 
     Raises:
-        ArgumentError: another activation, one of the first three without ``k`` or with ``only``, ``jumprelu`` without
-            ``threshold``.
+        ArgumentError: another activation, one of the first four without ``k`` or with ``only``, ``jumprelu`` without
+            ``threshold``, ``gate`` without ``W_mag`` and ``b_mag``.
 
     >>> encode_sparse("topk", np.array([[1.0, 2.0]]), np.eye(2), np.zeros(2), k=1)
     array([[0., 2.]])
@@ -336,26 +340,31 @@ def encode_sparse(
     array([[1., 0.]])
     """
     if only is not None:
-        if activation not in ("jumprelu", "relu"):
+        if activation not in ("jumprelu", "relu", "gate"):
             raise ArgumentError(
                 f'iam.clt.encode_sparse: expected no only for "{activation}": '
                 "whether a feature is active depends on the others"
             )
-        every = encode_sparse(activation, x, W_enc, b_enc, b_dec, threshold=threshold, k=k)
+        every = encode_sparse(
+            activation, x, W_enc, b_enc, b_dec, threshold=threshold, k=k, W_mag=W_mag, b_mag=b_mag
+        )
         some = np.zeros_like(every)
         some[..., list(only)] = every[..., list(only)]
         return some
     pre = encode(x, W_enc, b_enc, b_dec)
-    with_k = {"topk": topk, "abstopk": abstopk, "groupmax": groupmax}
+    with_k = {"topk": topk, "abstopk": abstopk, "groupmax": groupmax, "batch_topk": batch_topk}
     if activation in with_k and k is not None:
         return with_k[activation](pre, k=k)
     if activation == "jumprelu" and threshold is not None:
         return jumprelu(pre, threshold)
     if activation == "relu":
         return relu(pre)
+    if activation == "gate" and W_mag is not None and b_mag is not None:
+        return gate(pre, encode(x, W_mag, b_mag, b_dec))
     raise ArgumentError(
-        'iam.clt.encode_sparse: expected "topk", "abstopk" or "groupmax" with k, "jumprelu" with threshold, or "relu", '
-        f'got "{activation}" with k={k}, threshold={"given" if threshold is not None else None}'
+        'iam.clt.encode_sparse: expected "topk", "abstopk", "groupmax" or "batch_topk" with k, "jumprelu" with '
+        f'threshold, "gate" with W_mag and b_mag, or "relu", got "{activation}" with k={k}, '
+        f"threshold={'given' if threshold is not None else None}, W_mag={'given' if W_mag is not None else None}"
     )
 
 

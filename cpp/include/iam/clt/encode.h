@@ -79,4 +79,26 @@ IAM_RT_EXPORT Status encodeThreshold(const Encoder &e, Vec<const float> theta, C
 IAM_RT_EXPORT Status encodeThresholdOnly(const Encoder &e, Vec<const float> theta,
                                          Vec<const int32_t> only, CsrResult &codes);
 
+/// [gate > 0] relu(magnitude): the gate is the encoder's pre-activation, the magnitude that of the
+/// same rows with wMag and bMag. Each value is what encodeDense gives, to the bit. A magnitude is
+/// computed where its gate is open, one at a time where few are.
+/// Shapes:   wMag as e.wEnc; bMag [features] or empty (0); only as in encodeThresholdOnly, or empty
+///           (all features).
+/// Cost:     O(rows d features) time, and at most the same once more for magnitudes: O(d) for each
+///           open gate where fewer than one in kOpenPart of a tile are; scratch: as encodeThreshold
+///           and one tile a thread.
+/// Errors:   as encodeThreshold and encodeThresholdOnly. A NaN magnitude of a closed gate is not seen.
+/// Spec:     docs/spec.md#iamcltencode_sparse
+IAM_RT_EXPORT Status encodeGate(const Encoder &e, Mat<const float> wMag, Vec<const float> bMag,
+                                Vec<const int32_t> only, CsrResult &codes);
+
+/// The k * rows largest entries of relu(pre) over the whole batch, ties to the lowest flat index
+/// (row, then feature); only positive ones.
+/// Shapes:   1 <= k <= features.
+/// Cost:     O(rows d features) time; scratch: at most 2 k rows entries and one block of rows,
+///           instead of all positive pre-activations.
+/// Errors:   as encodeThreshold; kKRange.
+/// Spec:     docs/spec.md#iamcltencode_sparse
+IAM_RT_EXPORT Status encodeBatchTopK(const Encoder &e, int64_t k, CsrResult &codes);
+
 } // namespace iam::rt

@@ -270,6 +270,14 @@ EntryPoint fusedEntry(Activation activation) {
 }
 
 Results lower(CLTEncodeSparseOp op, Components<CLTEncodeSparseOp> in, Lowering to) {
+  if (op.getActivation() == Activation::BatchTopK)
+    return to.call(EntryPoint::encode_batch_topk)
+        .read(in.getX())
+        .read(in.getWEnc())
+        .read(in.getBEnc())
+        .read(in.getBDec())
+        .scalar(static_cast<int64_t>(*op.getK()))
+        .emit();
   if (op.getK())
     return to.call(fusedEntry(op.getActivation()))
         .read(in.getX())
@@ -279,6 +287,16 @@ Results lower(CLTEncodeSparseOp op, Components<CLTEncodeSparseOp> in, Lowering t
         .write(componentTypes(cast<FeaturesType>(op.getType())), [&] { return to.rows(in.getX()); })
         .emit();
   std::optional<ArrayRef<int64_t>> only = op.getOnly();
+  if (op.getActivation() == Activation::Gate) {
+    RuntimeCall call = to.call(EntryPoint::encode_gate);
+    call.read(in.getX())
+        .read(in.getWEnc())
+        .read(in.getBEnc())
+        .read(in.getBDec())
+        .read(in.getWMag())
+        .read(in.getBMag());
+    return (only ? call.features(*only) : call.read(ValueRange())).emit();
+  }
   RuntimeCall call =
       to.call(only ? EntryPoint::encode_threshold_only : EntryPoint::encode_threshold);
   call.read(in.getX())

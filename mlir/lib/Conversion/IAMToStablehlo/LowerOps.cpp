@@ -103,8 +103,8 @@ Results lower(CLTGroupMaxOp op, Operands<CLTGroupMaxOp> in, StablehloBuilder &to
   return groupmax(op, to, only(in.getPre()), op.getK());
 }
 
-Results lower(CLTBatchTopKOp op, Operands<CLTBatchTopKOp> in, StablehloBuilder &to) {
-  Value active = relu(to, only(in.getPre()));
+Results batchTopK(Operation *op, StablehloBuilder &to, Value pre, int64_t k) {
+  Value active = relu(to, pre);
   int64_t rows = known(active, 0), width = known(active, 1);
   if (ShapedType::isDynamic(rows) || ShapedType::isDynamic(width)) {
     refuse(op) << "it keeps k times the number of rows, which has to be known; set the option "
@@ -119,11 +119,15 @@ Results lower(CLTBatchTopKOp op, Operands<CLTBatchTopKOp> in, StablehloBuilder &
   if (rows == 0)
     return one(active);
   Value flat = to.reshape(active, Size(rows * width));
-  Value kept = to.topK(flat, static_cast<int64_t>(op.getK()) * rows).second;
+  Value kept = to.topK(flat, k * rows).second;
   Value mask = to.replacedAt(to.filled(0, Size(rows * width)), kept, 1.0f);
   Value isKept =
       to.compare(to.reshape(mask, {Size(rows), Size(width)}), Direction::NE, to.number(0));
   return one(to.select(isKept, active, to.number(0)));
+}
+
+Results lower(CLTBatchTopKOp op, Operands<CLTBatchTopKOp> in, StablehloBuilder &to) {
+  return batchTopK(op, to, only(in.getPre()), op.getK());
 }
 
 Results lower(CLTJumpReLUOp, Operands<CLTJumpReLUOp> in, StablehloBuilder &to) {
@@ -134,28 +138,41 @@ Results lower(CLTReLUOp, Operands<CLTReLUOp> in, StablehloBuilder &to) {
   return one(relu(to, only(in.getPre())));
 }
 
-Results lower(CLTGateOp, Operands<CLTGateOp> in, StablehloBuilder &to) {
-  Value gate = only(in.getGatePre());
+Value gated(StablehloBuilder &to, Value gate, Value magnitude) {
   Value isClosed = to.compare(gate, Direction::LE, to.number(0));
-  Value open = to.select(isClosed, to.number(0), relu(to, only(in.getMagnitudePre())));
-  return one(to.select(to.compare(gate, Direction::NE, gate), gate, open)); // NaN
+  Value open = to.select(isClosed, to.number(0), relu(to, magnitude));
+  return to.select(to.compare(gate, Direction::NE, gate), gate, open); // NaN
 }
 
-/// Features without those that `only` does not name; all, if there is no list. XLA encodes them
-/// nevertheless: which columns are read is the runtime's concern.
-Value among(CLTEncodeSparseOp op, StablehloBuilder &to, Value features) {
-  std::optional<ArrayRef<int64_t>> listed = op.getOnly();
-  if (!listed)
-    return features;
-  SmallVector<float> named(cast<FeaturesType>(op.getF().getType()).getDict(), 0);
-  for (int64_t feature : *listed)
-    named[feature] = 1;
-  Value isNamed = to.compare(to.vector(named), Direction::NE, to.number(0));
-  return to.select(isNamed, features, to.number(0));
+Results lower(CLTGateOp, Operands<CLTGateOp> in, StablehloBuilder &to) {
+  return one(gated(to, only(in.getGatePre()), only(in.getMagnitudePre())));
+}
+
+/// Listed features, for each row: [rows, n].
+Value repeated(StablehloBuilder &to, Value features, Size rows) {
+  return to.broadcast(features, {rows, Size(features, 0)}, {1});
+}
+
+Value featuresOf(StablehloBuilder &to, ArrayRef<int64_t> features) {
+  return to.vector(ArrayRef<int32_t>(SmallVector<int32_t>(features.begin(), features.end())));
+}
+
+/// The listed columns of a matrix, or entries of a vector.
+Value listed(StablehloBuilder &to, Value weights, Value features) {
+  bool isVector = cast<ShapedType>(weights.getType()).getRank() == 1;
+  Value matrix = isVector ? to.reshape(weights, {Size(1), Size(weights, 0)}) : weights;
+  Value columns = to.columnsAt(matrix, repeated(to, features, Size(matrix, 0)));
+  return isVector ? to.reshape(columns, Size(features, 0)) : columns;
 }
 
 Results lower(CLTEncodeSparseOp op, Operands<CLTEncodeSparseOp> in, StablehloBuilder &to) {
-  Value pre = encode(to, in.getX(), in.getWEnc(), in.getBEnc(), in.getBDec());
+  std::optional<ArrayRef<int64_t>> named = op.getOnly();
+  Value features = named ? featuresOf(to, *named) : Value();
+  auto columns = [&](ValueRange weights) {
+    return named ? listed(to, only(weights), features) : only(weights);
+  };
+  Value W = columns(in.getWEnc()), b = columns(in.getBEnc());
+  Value pre = encode(to, in.getX(), W, b, in.getBDec()), f;
   switch (op.getActivation()) {
   case Activation::TopK:
     return topk(to, pre, *op.getK());
@@ -163,12 +180,25 @@ Results lower(CLTEncodeSparseOp op, Operands<CLTEncodeSparseOp> in, StablehloBui
     return abstopk(to, pre, *op.getK());
   case Activation::GroupMax:
     return groupmax(op, to, pre, *op.getK());
+  case Activation::BatchTopK:
+    return batchTopK(op, to, pre, *op.getK());
   case Activation::JumpReLU:
-    return one(among(op, to, jumprelu(to, pre, only(in.getThreshold()))));
+    f = jumprelu(to, pre, columns(in.getThreshold()));
+    break;
   case Activation::ReLU:
-    return one(among(op, to, relu(to, pre)));
+    f = relu(to, pre);
+    break;
+  case Activation::Gate: {
+    Value V = columns(in.getWMag()), c = columns(in.getBMag());
+    f = gated(to, pre, encode(to, in.getX(), V, c, in.getBDec()));
+    break;
   }
-  llvm_unreachable("an activation of another enumeration");
+  }
+  if (!named)
+    return one(f);
+  Size rows(f, 0);
+  Value none = to.filled(0, {rows, Size(cast<FeaturesType>(op.getF().getType()).getDict())});
+  return one(to.replacedAt(none, repeated(to, features, rows), f));
 }
 
 /// One step of matching pursuit in every row that goes on: the feature that fits what is left best.
@@ -267,15 +297,6 @@ Value edited(StablehloBuilder &to, EditMode mode, Value value, Value a, Value b)
     return to.filled(0, sizesOf(value));
   }
   llvm_unreachable("a mode of another enumeration");
-}
-
-/// The edited features, for each row: [rows, n].
-Value repeated(StablehloBuilder &to, Value features, Size rows) {
-  return to.broadcast(features, {rows, Size(features, 0)}, {1});
-}
-
-Value featuresOf(StablehloBuilder &to, ArrayRef<int64_t> features) {
-  return to.vector(ArrayRef<int32_t>(SmallVector<int32_t>(features.begin(), features.end())));
 }
 
 /// Which slots hold which of `others` ([n] or [rows, n]): [rows, k, n]. Padding holds nothing.

@@ -760,6 +760,62 @@ func.func @clt_sub_c3_rows_of_the_result(%p: !iam.features<2x64xf32>, %q: !iam.f
 
 // -----
 
+func.func @clt_encode_sparse_c9_batch_topk_result_with_k(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected a result in compressed rows, without k, got '!iam.features<?x16xf32, k = 2>'}}
+  %0 = iam.clt.encode_sparse batch_topk %x, %W, %b k = 2 : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c14_gate_without_magnitude(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected 2 operands after `magnitude` for activation gate, got 0}}
+  %0 = iam.clt.encode_sparse gate %x, %W, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c14_magnitude_of_relu(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected 0 operands after `magnitude` for activation relu, got 1}}
+  %0 = iam.clt.encode_sparse relu %x, %W, %b magnitude %W : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4x16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c15_rows_of_W_mag(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %V: tensor<5x16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected the number of rows of W_mag to be the number of rows of W_enc (4), got 5}}
+  %0 = iam.clt.encode_sparse gate %x, %W, %b magnitude %V, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<5x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c15_columns_of_W_mag(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %V: tensor<4x17xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected the number of columns of W_mag to be the number of columns of W_enc (16), got 17}}
+  %0 = iam.clt.encode_sparse gate %x, %W, %b magnitude %V, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4x17xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c16_size_of_b_mag(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>, %c: tensor<15xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected the size of b_mag to be the number of columns of W_enc (16), got 15}}
+  %0 = iam.clt.encode_sparse gate %x, %W, %b magnitude %W, %c : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4x16xf32>, tensor<15xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
+func.func @clt_encode_sparse_c11_only_of_batch_topk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
+  // expected-error @below {{'iam.clt.encode_sparse' op expected no `only` for activation batch_topk: whether a feature is active depends on the others}}
+  %0 = iam.clt.encode_sparse batch_topk %x, %W, %b k = 2 only [1, 3] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  return
+}
+
+// -----
+
 func.func @clt_encode_sparse_c11_only_of_topk(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<16xf32>) {
   // expected-error @below {{'iam.clt.encode_sparse' op expected no `only` for activation topk: whether a feature is active depends on the others}}
   %0 = iam.clt.encode_sparse topk %x, %W, %b k = 2 only [1, 3] : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32, k = 2>

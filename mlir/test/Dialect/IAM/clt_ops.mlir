@@ -69,6 +69,12 @@ func.func @encode_sparse(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %b: tensor<1
   // CHECK: iam.clt.encode_sparse relu %{{.*}}, %{{.*}}, %{{.*}} : (
   %4 = iam.clt.encode_sparse relu %x, %W, %b
       : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  // CHECK: iam.clt.encode_sparse batch_topk %{{.*}}, %{{.*}}, %{{.*}} k = 4 : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  %9 = iam.clt.encode_sparse batch_topk %x, %W, %b k = 4
+      : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  // CHECK: iam.clt.encode_sparse gate %{{.*}}, %{{.*}}, %{{.*}} subtract %{{.*}} magnitude %{{.*}}, %{{.*}} only [3] :
+  %10 = iam.clt.encode_sparse gate %x, %W, %b subtract %b_dec magnitude %W, %t only [3]
+      : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
   // CHECK: iam.clt.encode_sparse relu %{{.*}}, %{{.*}}, %{{.*}} only [0, 15] : (
   %7 = iam.clt.encode_sparse relu %x, %W, %b only [0, 15]
       : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>

@@ -278,6 +278,27 @@ static LogicalResult verifyOnly(CLTEncodeSparseOp op, bool withK) {
   return success();
 }
 
+/// The second encode of a gate.
+static LogicalResult verifyMagnitude(CLTEncodeSparseOp op) {
+  // clt_encode_sparse_c14
+  int64_t expected = op.getActivation() == Activation::Gate ? 2 : 0;
+  int64_t got = (op.getWMag() ? 1 : 0) + (op.getBMag() ? 1 : 0);
+  if (got != expected)
+    return op.emitOpError("expected ")
+           << expected << " operands after `magnitude` for activation "
+           << stringifyActivation(op.getActivation()) << ", got " << got;
+  if (got == 0)
+    return success();
+  // clt_encode_sparse_c15
+  Dim columns = dim("the number of columns of W_enc", op.getWEnc(), 1);
+  if (failed(expectEqual(op, dim("the number of rows of W_mag", op.getWMag(), 0),
+                         dim("the number of rows of W_enc", op.getWEnc(), 0))) ||
+      failed(expectEqual(op, dim("the number of columns of W_mag", op.getWMag(), 1), columns)))
+    return failure();
+  // clt_encode_sparse_c16
+  return expectEqual(op, dim("the size of b_mag", op.getBMag(), 0), columns);
+}
+
 LogicalResult CLTEncodeSparseOp::verify() {
   FeaturesType type = features(getF());
   // clt_encode_sparse_c2 .. c5
@@ -286,8 +307,9 @@ LogicalResult CLTEncodeSparseOp::verify() {
     return failure();
   // clt_encode_sparse_c6
   bool groups = getActivation() == Activation::GroupMax;
-  bool withK =
-      groups || getActivation() == Activation::TopK || getActivation() == Activation::AbsTopK;
+  bool batch = getActivation() == Activation::BatchTopK;
+  bool withK = groups || batch || getActivation() == Activation::TopK ||
+               getActivation() == Activation::AbsTopK;
   if (getK().has_value() != withK)
     return emitOpError(withK ? "expected k for activation " : "expected no k for activation ")
            << stringifyActivation(getActivation()) << ", got " << (withK ? "none" : "k = ")
@@ -302,6 +324,8 @@ LogicalResult CLTEncodeSparseOp::verify() {
   if (jumprelu && failed(expectEqual(*this, dim("the size of threshold", getThreshold(), 0),
                                      {"the dictionary of the features", type.getDict()})))
     return failure();
+  if (failed(verifyMagnitude(*this)))
+    return failure();
   if (getOnly() && failed(verifyOnly(*this, withK)))
     return failure();
   // clt_encode_sparse_c9
@@ -310,6 +334,8 @@ LogicalResult CLTEncodeSparseOp::verify() {
   Dim dict = {"the dictionary of the features", type.getDict()};
   if (failed(verifyK(*this, *getK(), dict)))
     return failure();
+  if (batch)
+    return expectCompressedRows(*this, getF());
   // clt_encode_sparse_c10
   if (groups && failed(verifyGroups(*this, *getK(), dict)))
     return failure();

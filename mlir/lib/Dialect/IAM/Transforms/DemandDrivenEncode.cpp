@@ -5,19 +5,15 @@
 //
 //===----------------------------------------------------------------------===//
 //
-// The contract of the pass is in Passes.td. It asks of each features value which
-// features anything reads, and writes the answer to the op that makes them.
+// The contract of the pass is in Passes.td. FeatureDemand says which features anything
+// reads of a value; the answer is written to the op that makes them.
 //
 //===----------------------------------------------------------------------===//
 
 #include "iam/Dialect/IAM/IR/IAMOps.h"
+#include "iam/Dialect/IAM/Transforms/FeatureDemand.h"
 #include "iam/Dialect/IAM/Transforms/Passes.h"
-#include "mlir/Dialect/Tensor/IR/Tensor.h"
-#include "mlir/IR/Matchers.h"
-#include "llvm/ADT/DenseMap.h"
 #include "llvm/ADT/TypeSwitch.h"
-
-#include <set>
 
 namespace iam {
 #define GEN_PASS_DEF_DEMANDDRIVENENCODEPASS
@@ -28,88 +24,6 @@ using namespace mlir;
 using namespace iam;
 
 namespace {
-/// Features in ascending order; nullopt: all of them, or not known.
-using Demand = std::optional<std::set<int64_t>>;
-
-void unite(Demand &all, const Demand &more) {
-  if (!more)
-    all = std::nullopt;
-  else if (all)
-    all->insert(more->begin(), more->end());
-}
-
-/// The union over the uses of a value of what each reads.
-Demand overUses(Value value, function_ref<Demand(Operation *)> readBy) {
-  Demand all = std::set<int64_t>();
-  for (Operation *user : value.getUsers())
-    if (unite(all, readBy(user)); !all)
-      break;
-  return all;
-}
-
-/// The columns of a dense tensor of features that `user` reads.
-Demand columnsReadBy(Operation *user) {
-  if (isa<tensor::DimOp>(user))
-    return std::set<int64_t>();
-  std::set<int64_t> columns;
-  if (auto slice = dyn_cast<tensor::ExtractSliceOp>(user)) {
-    int64_t offset = slice.getStaticOffsets()[1], size = slice.getStaticSizes()[1],
-            stride = slice.getStaticStrides()[1];
-    if (ShapedType::isDynamic(offset) || ShapedType::isDynamic(size) ||
-        ShapedType::isDynamic(stride))
-      return std::nullopt;
-    for (int64_t i = 0; i < size; ++i)
-      columns.insert(offset + i * stride);
-    return columns;
-  }
-  if (auto element = dyn_cast<tensor::ExtractOp>(user)) {
-    APInt column;
-    if (!matchPattern(element.getIndices()[1], m_ConstantInt(&column)))
-      return std::nullopt;
-    columns.insert(column.getSExtValue());
-    return columns;
-  }
-  return std::nullopt;
-}
-
-/// The features that anything reads of features values. Each value is asked once: in a chain of
-/// `sub`s, the number of paths grows exponentially.
-class Demands {
-public:
-  Demand of(Value features) {
-    // Not known while it is being asked: a cycle, which graph regions allow, reads everything.
-    auto [known, isNew] = found.try_emplace(features, std::nullopt);
-    if (!isNew)
-      return known->second;
-    Demand demand = overUses(features, [this](Operation *user) { return readBy(user); });
-    found[features] = demand;
-    return demand;
-  }
-
-private:
-  Demand readBy(Operation *user) {
-    return llvm::TypeSwitch<Operation *, Demand>(user)
-        .Case([](CLTDeltaOp delta) {
-          return Demand(std::in_place, delta.getFeatures().begin(), delta.getFeatures().end());
-        })
-        .Case([this](CLTEditOp edit) { return readByEdit(edit); })
-        .Case([this](CLTSubOp sub) { return of(sub.getG()); })
-        .Case([](CLTDensifyOp densify) { return overUses(densify.getD(), columnsReadBy); })
-        .Default([](Operation *) { return std::nullopt; });
-  }
-
-  /// An edit reads what is read of its result; what it overwrites it does not read.
-  Demand readByEdit(CLTEditOp edit) {
-    Demand read = of(edit.getResult());
-    if (read && (edit.getMode() == EditMode::Set || edit.getMode() == EditMode::Ablate))
-      for (int64_t feature : edit.getFeatures())
-        read->erase(feature);
-    return read;
-  }
-
-  DenseMap<Value, Demand> found;
-};
-
 /// Why an op that makes features cannot make some of them alone; none if it can.
 std::optional<StringRef> whyWhole(Operation *op) {
   constexpr StringLiteral row = "whether a feature is active depends on all others of its row";
@@ -117,6 +31,8 @@ std::optional<StringRef> whyWhole(Operation *op) {
       .Case([&](CLTEncodeSparseOp encode) -> std::optional<StringRef> {
         if (encode.getActivation() == Activation::GroupMax)
           return StringRef("whether a feature is active depends on all others of its group");
+        if (encode.getActivation() == Activation::BatchTopK)
+          return StringRef("whether a feature is active depends on all others of the batch");
         return encode.getK() ? std::optional<StringRef>(row) : std::nullopt;
       })
       .Case<CLTTopKOp, CLTAbsTopKOp, CLTMatchingPursuitOp>([&](auto) { return row; })
@@ -138,9 +54,40 @@ StringRef nameOf(Operation *op) {
   return op->getName().stripDialect().rsplit('.').second;
 }
 
+/// A column of W_enc costs one cache line a row, 64 bytes: as much as 16 columns side by side.
+constexpr int64_t kColumnsPerLine = 16;
+
+/// An encode that several threshold activations read, of each of which few features are read. iam-clt-fusion
+/// leaves it alone, since it would compute all pre-activations several times.
+struct SharedEncode {
+  CLTEncodeOp encode;
+  SmallVector<std::pair<Operation *, SmallVector<int64_t>>> activations;
+};
+
+/// `encode` as one, or nothing where its pre-activations are needed or cheaper.
+std::optional<SharedEncode> sharedEncode(CLTEncodeOp encode, FeatureDemand &demands) {
+  SharedEncode shared{encode, {}};
+  int64_t columns = 0, dict = 0;
+  for (Operation *user : encode->getUsers()) {
+    // In another block, a loop perhaps, the encode would run more often.
+    if (!isa<CLTReLUOp, CLTJumpReLUOp>(user) || user->getBlock() != encode->getBlock())
+      return std::nullopt;
+    Demand demand = demands.of(user->getResult(0));
+    dict = cast<FeaturesType>(user->getResult(0).getType()).getDict();
+    if (!demand || demand->empty() || *demand->begin() < 0 || *demand->rbegin() >= dict)
+      return std::nullopt;
+    columns += demand->size();
+    shared.activations.emplace_back(user, SmallVector<int64_t>(demand->begin(), demand->end()));
+  }
+  if (shared.activations.empty() || columns * kColumnsPerLine > dict)
+    return std::nullopt;
+  return shared;
+}
+
 struct DemandDrivenEncodePass : iam::impl::DemandDrivenEncodePassBase<DemandDrivenEncodePass> {
   void runOnOperation() override {
-    Demands demands;
+    splitSharedEncodes();
+    FeatureDemand demands;
     getOperation()->walk([&](Operation *op) {
       if (op->getNumResults() != 1 || !isa<FeaturesType>(op->getResult(0).getType()))
         return;
@@ -157,6 +104,41 @@ struct DemandDrivenEncodePass : iam::impl::DemandDrivenEncodePassBase<DemandDriv
       else
         restrict(encode, *demand);
     });
+  }
+
+  /// relu(encode(x)), jumprelu(encode(x)) -> an encode_sparse each, of the features that are read.
+  void splitSharedEncodes() {
+    FeatureDemand demands;
+    SmallVector<SharedEncode> found;
+    getOperation()->walk([&](CLTEncodeOp encode) {
+      if (std::optional<SharedEncode> shared = sharedEncode(encode, demands))
+        found.push_back(std::move(*shared));
+    });
+    for (SharedEncode &shared : found) {
+      CLTEncodeOp encode = shared.encode;
+      for (auto &[op, only] : shared.activations) {
+        OpBuilder builder(op);
+        auto jumprelu = dyn_cast<CLTJumpReLUOp>(op);
+        Location loc = builder.getFusedLoc({encode.getLoc(), op->getLoc()});
+        auto sparse = CLTEncodeSparseOp::create(
+            builder, loc, op->getResult(0).getType(),
+            jumprelu ? Activation::JumpReLU : Activation::ReLU, encode.getX(), encode.getWEnc(),
+            encode.getBEnc(), encode.getBDec(), jumprelu ? jumprelu.getThreshold() : Value(),
+            /*W_mag=*/Value(), /*b_mag=*/Value(), /*k=*/IntegerAttr(),
+            builder.getDenseI64ArrayAttr(only));
+        tell(sparse);
+        op->getResult(0).replaceAllUsesWith(sparse);
+        op->erase();
+      }
+      encode.erase();
+    }
+  }
+
+  void tell(CLTEncodeSparseOp encode) {
+    encode.emitRemark() << "encodes " << encode.getOnly()->size() << " of "
+                        << cast<FeaturesType>(encode.getF().getType()).getDict()
+                        << " features: no other is used";
+    ++numEncodesSliced;
   }
 
   void restrict(CLTEncodeSparseOp encode, const std::set<int64_t> &demand) {
@@ -176,12 +158,7 @@ struct DemandDrivenEncodePass : iam::impl::DemandDrivenEncodePassBase<DemandDriv
       return;
     }
     encode.setOnly(only);
-    encode.emitRemark() << "encodes " << only.size() << " of " << dict
-                        << " features: no other is used";
-    ++numEncodesSliced;
+    tell(encode);
   }
-
-  /// A column of W_enc costs one cache line a row, 64 bytes: as much as 16 columns side by side.
-  static constexpr int64_t kColumnsPerLine = 16;
 };
 } // namespace

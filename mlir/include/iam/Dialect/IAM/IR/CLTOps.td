@@ -301,15 +301,19 @@ def IAM_CLTEncodeSparseOp : IAM_Op<"clt.encode_sparse", [Pure, AttrSizedOperandS
   let summary = "Encode and activate in one pass";
   let description = [{
     `activation(encode(x))`: the same features as `iam.clt.encode` followed by
-    `iam.clt.topk`, `abstopk`, `groupmax`, `jumprelu` or `relu`, without the
-    `[rows, dict]` pre-activations ever being in memory. CLTFusion makes it; its
+    `iam.clt.topk`, `abstopk`, `groupmax`, `batch_topk`, `jumprelu` or `relu`, without
+    the `[rows, dict]` pre-activations ever being in memory. CLTFusion makes it; its
     ties, empty rows and NaN are those of the two ops.
 
-    `k` belongs to `topk`, `abstopk` and `groupmax`, `threshold` to `jumprelu`;
-    neither may be given for another activation.
+    `gate` is `iam.clt.gate` of two encodes of one `x`: the gate with `W_enc` and
+    `b_enc`, the magnitude with `W_mag` and `b_mag`. A magnitude is computed where
+    its gate is open, so a NaN among the others is not seen.
 
-    `only`, for `jumprelu` and `relu`, lists the features that are encoded; the
-    others are not active, and a NaN among their pre-activations is not seen.
+    `k` belongs to `topk`, `abstopk`, `groupmax` and `batch_topk`, `threshold` to
+    `jumprelu`, `magnitude` to `gate`; none may be given for another activation.
+
+    `only`, for `jumprelu`, `relu` and `gate`, lists the features that are encoded;
+    the others are not active, and a NaN among their pre-activations is not seen.
     `iam-demand-driven-encode` makes it.
 
     Spec: docs/spec.md#iamcltencode_sparse. Original to IAM.
@@ -330,15 +334,18 @@ def IAM_CLTEncodeSparseOp : IAM_Op<"clt.encode_sparse", [Pure, AttrSizedOperandS
                        IAM_Vector:$b_enc,                /*clt_encode_sparse_i3*/
                        Optional<IAM_Vector>:$b_dec,      /*clt_encode_sparse_i4*/
                        Optional<IAM_Vector>:$threshold,  /*clt_encode_sparse_i5*/
+                       Optional<IAM_Matrix>:$W_mag,      /*clt_encode_sparse_i6*/
+                       Optional<IAM_Vector>:$b_mag,      /*clt_encode_sparse_i7*/
                        OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$k,   /*clt_encode_sparse_c1*/
                        OptionalAttr<DenseI64ArrayAttr>:$only);
   let results = (outs IAM_Features:$f);
   let assemblyFormat = [{
     $activation $x `,` $W_enc `,` $b_enc (`subtract` $b_dec^)?
-    (`threshold` $threshold^)? (`k` `=` $k^)? (`only` $only^)? attr-dict
+    (`threshold` $threshold^)? (`magnitude` $W_mag^ (`,` $b_mag^)?)?
+    (`k` `=` $k^)? (`only` $only^)? attr-dict
     `:` functional-type(operands, results)
   }];
-  let hasVerifier = 1;  // clt_encode_sparse_c2 .. c13
+  let hasVerifier = 1;  // clt_encode_sparse_c2 .. c16
   let hasCanonicalizeMethod = 1;
 }
 

@@ -29,6 +29,8 @@ def IAM_Activation : IAM_Enum<"Activation", "what makes pre-activations sparse",
   I32EnumAttrCase<"ReLU",     2, "relu">,      // max(h, 0)
   I32EnumAttrCase<"AbsTopK",  3, "abstopk">,   // the k largest of a row in magnitude, with their signs
   I32EnumAttrCase<"GroupMax", 4, "groupmax">,  // the largest of each of k groups, then relu
+  I32EnumAttrCase<"Gate",     5, "gate">,      // relu(magnitude) where h > 0
+  I32EnumAttrCase<"BatchTopK", 6, "batch_topk">,  // the k * rows largest of the batch, where positive
 ]>;
 
 def IAM_EditMode : IAM_Enum<"EditMode", "how chosen features change", [

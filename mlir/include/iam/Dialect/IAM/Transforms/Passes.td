@@ -16,51 +16,67 @@ def CLTFusionPass : Pass<"iam-clt-fusion"> {
     Three families of rewrites. `D` is the dictionary size, `k` the active
     features of a row, `n` the number of edited features.
 
-    1. **encode + activation.** `topk|jumprelu|relu(encode(x))` becomes
-       `encode_sparse`, which keeps the activation state of a row in registers
-       and never writes the `[rows, D]` pre-activations.
+    1. **encode + activation.** `activation(encode(x))` becomes `encode_sparse`,
+       which keeps the activation state of a row in registers and never writes the
+       `[rows, D]` pre-activations. `gate(encode(x, W, b), encode(x, V, c))` becomes
+       one op, which computes a magnitude where its gate is open; `batch_topk`
+       keeps `2 k rows` candidates at most, and skips what the rows before beat.
        Holds back when the pre-activations have another use (they would be
        computed twice), when they are made in another block (an encode could move
-       into a loop), and for `batch_topk` and `gate`, which need all rows, or two
-       encodes, at once.
+       into a loop), and for a `gate` whose two encodes read different
+       activations or subtract different biases.
     2. **decode stays sparse.** `linalg.matmul(densify(f), W_dec)` into a zero
        destination becomes `decode(f)`: `k` rows of `W_dec` are read instead of
        `D`. Holds back when the product accumulates into something else than
        zeros, reads its operands by other maps, or has another element type than
        f32.
-    3. **Differences of reconstructions.** With the same `W_dec` and the same
-       bias (or none),
+    3. **Differences of reconstructions.** A sum is read as its terms, through
+       `arith.addf`, `subf`, `negf`, `mulf` and `divf` (in the dividend),
+       `iam.clt.residual` and `iam.policy.steer add`, as far as they are in its block.
+       Two terms `s decode(g)` and `-s decode(f)`, with the same `W_dec`, the same
+       bias (or none) and the same factors and divisors `s`, leave
+       `s decode(delta)` where one of them was:
 
        ```
-       decode(g) - decode(f)         ->  decode(delta)
-       (x + decode(g)) - decode(f)   ->  x + decode(delta)
-       (x - decode(f)) + decode(g)   ->  x + decode(delta)
+       decode(g) - decode(f)                  ->  decode(delta)
+       (x - decode(f)) + decode(g)            ->  x + decode(delta)
+       x + s * decode(g) + y - s * decode(f)  ->  x + s * decode(delta) + y
+       steer add (x - decode(f)) + decode(g)  ->  steer add x + decode(delta)
+       residual(decode(g), x, skip S) - decode(f)  ->  residual(decode(delta), x, skip S)
        ```
 
-       in every operand order, also with `iam.clt.residual` (without skip) in
-       the place of the addition. `delta` is `iam.clt.delta` of the edit when `g` is
-       an edit of `f`: `n` rows of `W_dec` are read instead of `2k`. A chain of
-       edits gives the sum of its deltas. Otherwise `delta` is
-       `iam.clt.sub %g, %f`: one decode of `2k` rows, and the
-       two `[rows, d]` intermediates are gone.
-       Holds back when weights or biases differ, when neither reconstruction
-       dies by the rewrite (form `delta`), and unless both die (form `sub`):
-       it would add work. A reconstruction in another block does not die.
+       `delta` is `iam.clt.delta` of the edit when `g` is an edit of `f`: `n` rows of
+       `W_dec` are read instead of `2k`. A chain of edits gives the sum of its
+       deltas. Otherwise `delta` is `iam.clt.sub %g, %f`: one decode of `2k` rows, and
+       the two `[rows, d]` intermediates are gone.
+       Holds back when weights, biases or factors differ, when neither
+       reconstruction dies by the rewrite (form `delta`), and unless both die
+       (form `sub`): it would add work. A reconstruction in another block does not
+       die. Also where the one that would go is what a steer or a skip adds to,
+       and beyond 32 terms. A term that is used elsewhere in the sum, or outside of
+       it, stays there.
+
+    What is not rewritten, because it is no gain: `decode(f) + decode(g)` (as many
+    rows of `W_dec` either way), and `s * decode(f)` (a multiplication that joins the
+    loop of the arithmetic around it).
 
     Idempotent: nothing that a rewrite produces matches a rewrite again.
 
     Accuracy. 1 is exact: the fused kernel computes the same sums in the same
     order. 2 leaves out products with zero, so it differs only where `W_dec`
-    holds an infinity or NaN. 3 reassociates: with unit round-off
-    `u = 2^-24`, both sides differ at output `o` by at most
+    holds an infinity or NaN. 3 reassociates: with unit round-off `u = 2^-24`, to
+    first order, both sides differ at output `o` by at most
 
     ```
-    (k_f + k_g + 4) * u * (|x_o| + 2 |b_o| + sum_j (|g_j| + |f_j|) |W_jo|)
+    (k_f + k_g + n + 2 m + 4) * u * (sum_t |s_t| |t_o|)
     ```
 
-    where `k_f`, `k_g` count the active features of the row. This is the error
-    bound of the original; the rewritten program stays below it, because the
-    terms that cancel are never rounded.
+    where `k_f`, `k_g` count the active features of the row, `n` the edited features
+    and edits, `m` the ops of the sum, and `t` are its terms: `|t_o|` of a
+    reconstruction stands for `|b_o| + sum_j |f_j| |W_jo|`. A product of a
+    reconstruction is rounded at most `k_f + 1` times in its decode and `m` times
+    above it; of a delta, once where it is subtracted, `n + 1` times in decodes and
+    sums of deltas, and `m` times above; every other term `m` times on each side.
 
     Unsound when: `x` or the weights overflow (`inf - inf` is NaN before, finite
     after), which the runtime refuses for `x`; and it would be if
@@ -111,9 +127,12 @@ def VerifyDischargePass : Pass<"iam-verify-discharge"> {
 def DemandDrivenEncodePass : Pass<"iam-demand-driven-encode"> {
   let summary = "Encode only the features that a program uses";
   let description = [{
-    `encode_sparse jumprelu|relu` gets `only`, the features that anything reads
+    `encode_sparse jumprelu|relu|gate` gets `only`, the features that anything reads
     of its result. Then `|only|` columns of `W_enc` are read and multiplied
-    instead of the whole dictionary.
+    instead of the whole dictionary. An `iam.clt.encode` that only `jumprelu`s and
+    `relu`s read, which `iam-clt-fusion` leaves alone when they are several, becomes
+    an `encode_sparse` of what is read for each of them, if all are in its block and
+    together read few.
 
     Read are: by `iam.clt.delta` the features that it lists; by `iam.clt.edit`
     what is read of its result, without those that `set` and `ablate` overwrite;
@@ -127,8 +146,7 @@ def DemandDrivenEncodePass : Pass<"iam-demand-driven-encode"> {
       return, a slice whose columns are not constant;
     * for `topk`, `abstopk`, `groupmax`, `batch_topk` and `matching_pursuit`, where
       the activity of a feature depends on others: with a remark at the op;
-    * for activations that are not fused with their encode, `gate` always: with a
-      remark;
+    * for activations that are not fused with their encode: with a remark;
     * when more than one feature in 16 is used: a column costs a cache line a row
       of `W_enc`, as much as 16 neighbours. With a remark.
 
