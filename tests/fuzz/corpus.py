@@ -66,9 +66,7 @@ def gate_of_one_activation(o, e):
     other = e.coder("standard")
     return (
         o.gate(gate, o.encode_dense(e.x, e.W_enc, e.threshold, e.b_dec)),
-        o.gate(
-            o.encode_dense(e.h, e.W_enc, e.b_enc, e.b_dec), o.encode_dense(e.h, other.W_enc, other.b_enc, e.b_dec)
-        ),
+        o.gate(o.encode_dense(e.h, e.W_enc, e.b_enc, e.b_dec), o.encode_dense(e.h, other.W_enc, other.b_enc, e.b_dec)),
     )
 
 

@@ -86,3 +86,27 @@ func.func @column(%x: tensor<?x4xf32>, %x0: tensor<?x4xf32>, %p: tensor<1x?x4xf3
       : tensor<?x4xf32>, tensor<?x4xf32>, tensor<1x?x4xf32>, tensor<1xf32> -> tensor<?x4xf32>
   return %r : tensor<?x4xf32>
 }
+
+// -----
+
+// A fused gate: the gradient goes through the encoder of the magnitude, the second one.
+func.func private @gated(%x: tensor<?x4xf32>, %W: tensor<4x16xf32>, %V: tensor<4x16xf32>, %b: tensor<16xf32>) -> tensor<?xf32> {
+  %zero = arith.constant 0 : index
+  %rows = tensor.dim %x, %zero : tensor<?x4xf32>
+  %f = iam.clt.encode_sparse gate %x, %W, %b magnitude %V, %b : (tensor<?x4xf32>, tensor<4x16xf32>, tensor<16xf32>, tensor<4x16xf32>, tensor<16xf32>) -> !iam.features<?x16xf32>
+  %dense = iam.clt.densify %f : !iam.features<?x16xf32> -> tensor<?x16xf32>
+  %c = tensor.extract_slice %dense[0, 3] [%rows, 1] [1, 1] : tensor<?x16xf32> to tensor<?xf32>
+  return %c : tensor<?xf32>
+}
+// CHECK-LABEL: func.func @gated_column
+// CHECK-SAME: %[[W:[^:]*]]: tensor<4x16xf32>, %[[V:[^:]*]]: tensor<4x16xf32>, %{{[^:]*}}: tensor<16xf32>)
+func.func @gated_column(%x: tensor<?x4xf32>, %x0: tensor<?x4xf32>, %p: tensor<1x?x4xf32>, %w: tensor<1xf32>, %W: tensor<4x16xf32>, %V: tensor<4x16xf32>, %b: tensor<16xf32>) -> tensor<?x4xf32> {
+  // CHECK: %[[T:.*]] = linalg.transpose ins(%[[V]] :
+  // CHECK: %[[F:.*]] = iam.clt.encode_sparse gate
+  // CHECK: %[[D:.*]] = iam.clt.densify_adjoint %[[F]]
+  // CHECK: iam.clt.decode %[[D]], %[[T]]
+  // CHECK: return
+  %r = iam.attr.grad @gated(%x, %x0) captures(%W, %V, %b : tensor<4x16xf32>, tensor<4x16xf32>, tensor<16xf32>) along %p, %w
+      : tensor<?x4xf32>, tensor<?x4xf32>, tensor<1x?x4xf32>, tensor<1xf32> -> tensor<?x4xf32>
+  return %r : tensor<?x4xf32>
+}

@@ -345,9 +345,7 @@ def encode_sparse(
                 f'iam.clt.encode_sparse: expected no only for "{activation}": '
                 "whether a feature is active depends on the others"
             )
-        every = encode_sparse(
-            activation, x, W_enc, b_enc, b_dec, threshold=threshold, k=k, W_mag=W_mag, b_mag=b_mag
-        )
+        every = encode_sparse(activation, x, W_enc, b_enc, b_dec, threshold=threshold, k=k, W_mag=W_mag, b_mag=b_mag)
         some = np.zeros_like(every)
         some[..., list(only)] = every[..., list(only)]
         return some

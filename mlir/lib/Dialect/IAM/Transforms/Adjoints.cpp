@@ -225,6 +225,12 @@ private:
   LogicalResult adjoint(CLTEncodeSparseOp op) {
     if (failed(expectFixed(op, op.getThreshold())))
       return failure();
+    // A gate chooses features, and the magnitude is what they are.
+    if (op.getActivation() == Activation::Gate) {
+      if (failed(expectFixed(op, {op.getWEnc(), op.getBEnc()})))
+        return failure();
+      return encoded(op, op.getF(), op.getX(), op.getWMag(), op.getBMag(), op.getBDec());
+    }
     return encoded(op, op.getF(), op.getX(), op.getWEnc(), op.getBEnc(), op.getBDec());
   }
 
