@@ -85,7 +85,7 @@ IAM_RT_EXPORT Status encodeThresholdOnly(const Encoder &e, Vec<const float> thet
 /// Shapes:   wMag as e.wEnc; bMag [features] or empty (0); only as in encodeThresholdOnly, or empty
 ///           (all features).
 /// Cost:     O(rows d features) time, and at most the same once more for magnitudes: O(d) for each
-///           open gate where fewer than one in kOpenPart of a tile are; scratch: as encodeThreshold
+///           open gate where fewer than one in 20 of a tile are; scratch: as encodeThreshold
 ///           and one tile a thread.
 /// Errors:   as encodeThreshold and encodeThresholdOnly. A NaN magnitude of a closed gate is not seen.
 /// Spec:     docs/spec.md#iamcltencode_sparse
