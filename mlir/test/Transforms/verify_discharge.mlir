@@ -81,11 +81,13 @@ func.func @a_subspace_has_no_inside(%h: tensor<?x4xf32>, %b: tensor<2x4xf32>) ->
 
 // -----
 
-// Nothing is said of sets that were not projected onto: another radius, no projection, an argument.
+// Nothing is said of sets that were not projected onto: no projection, an argument.
 // CHECK-LABEL: func.func @other_sets
 // CHECK-COUNT-3: iam.policy.verify
 func.func @other_sets(%h: tensor<?x4xf32>, %c: tensor<4xf32>, %r: f32, %s: f32) -> tensor<?x4xf32> {
+  // expected-note @below {{the projection is here}}
   %p = iam.policy.project ball %h, %c, %r : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?x4xf32>
+  // expected-remark @below {{"small" is checked at every call: constants do not show that the set projected onto is inside of it}}
   %0 = iam.policy.verify ball %p, %c, %s message "small" : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
   %1 = iam.policy.verify halfspace %p, %c, %r message "below" : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
   %2 = iam.policy.verify ball %h, %c, %r message "small" : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>

@@ -95,8 +95,10 @@ def VerifyDischargePass : Pass<"iam-verify-discharge"> {
   let summary = "Remove assertions that a projection proves";
   let description = [{
     An `iam.policy.verify` whose value is the result of an `iam.policy.project` onto
-    the same set (the same kind and the same SSA operands) is proved, and erased if
-    nothing reads its margins.
+    the same set (the same kind and the same SSA operands) or a set inside of it is
+    proved, and erased if nothing reads its margins. Known to be inside are half-spaces
+    and balls with the same normal or centre and ordered constant bounds, and boxes
+    whose bounds are ordered constants or the same.
 
     ```mlir
     %p = iam.policy.project ball %h, %c, %r : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?x4xf32>
@@ -106,14 +108,17 @@ def VerifyDischargePass : Pass<"iam-verify-discharge"> {
     Sound for every tolerance: the kernel of `iam.policy.project` leaves rows inside
     by the arithmetic of `iam.policy.verify`, except where it rounds to a subnormal
     number; what makes one an error (a set that is none, NaN, infinity) makes the other
-    one. Under XLA, which has its own arithmetic, within rounding.
+    one. Margins only grow with the bound, so a set around it is as sound. Under XLA,
+    which has its own arithmetic, within rounding.
 
-    Holds back for a subspace, where a projection is inside only within rounding;
+    Holds back when bounds that differ are not constants; for a subspace, where a projection is inside only within rounding;
     when the value was changed after the projection; and when margins are read: they
     are the work, and the assertion on them is free.
 
     Remarks: what was proved and not checked; of what stays although its set was
-    projected onto, the op that changed the value since, or that it is a subspace.
+    projected onto, the op that changed the value since, or that it is a subspace; of
+    what stays right after a projection onto such a set with other bounds, that
+    constants do not order them.
 
     Idempotent. Run it after CSE, which makes equal operands one.
   }];
