@@ -270,3 +270,34 @@ def test_a_projection_proves_its_assertion_until_the_value_changes():
     assert "after the projection onto its set, iam.policy.steer changed the activations" in stays
     with pytest.raises(PolicyError, match="not pushed out"):
         program(H)
+
+
+@pytest.mark.parametrize(("kind", "inner", "outer"), [("ball", 1.0, 2.0), ("halfspace", -1.0, 0.5), ("ball", 2.0, 1.0)])
+def test_numbers_of_a_function_order_its_sets(kind, inner, outer):
+    point = np.ones(2, np.float32)
+
+    @iam.jit
+    def program(h):
+        near = iam.project(h, kind, point, inner)
+        iam.verify(near, kind, point, outer, message="around")
+        return near
+
+    (said,) = (remark for remark in program.explain(H).remarks if 'iam.policy.verify "' in remark)
+    assert "test_policy_three_way.py" in said
+    if inner <= outer:
+        assert "is proved and not checked: its set is around the one projected onto" in said
+        np.testing.assert_array_equal(program(H), iam.project(H, kind, point, inner))
+    else:
+        assert "constants do not show that the set projected onto is inside of it" in said
+
+
+@pytest.mark.parametrize("kind", ["ball", "halfspace"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_projected_rows_are_inside_of_every_set_around(kind, scale):
+    # What iam-verify-discharge relies on: exact, with a tolerance of 0 and down to the next bound.
+    rng = np.random.default_rng(11)
+    for width in (1, 3, 64, 257):
+        h, point = activations(rng, 50, width, scale), activations(rng, 1, width, scale)[0]
+        inner = np.float32(0.3 * scale)
+        for outer in (inner, np.nextafter(inner, np.float32(np.inf)), 2 * inner):
+            assert (iam.verify(iam.project(h, kind, point, float(inner)), kind, point, float(outer)) >= 0).all()
