@@ -235,6 +235,32 @@ def test_the_derivative_of_relu_at_zero_is_zero():
     assert not found.any()
 
 
+def test_what_cancels_has_a_derivative():
+    """At the baseline, features set to what they are there: the difference has no entries, but a derivative."""
+    w = weights_of(1)
+    x, baseline = drawn(1, 6)
+    points, weights = ops.path(x, baseline, steps=1, rule="left")
+    f = ops.densify(ops.relu(encoded(ops, points[0], w)))
+    listed = [int(j) for j in np.flatnonzero(f[0])]
+    whole = ops.grad(lambda h: reconstruction(FEATURES["relu"][0])(h, w), x, baseline, points, weights)
+
+    def change(h):
+        return ops.decode(ops.delta(ops.relu(encoded(ops, h, w)), listed, "set", f[0][listed]), w["U"]) @ w["r"]
+
+    np.testing.assert_array_equal(ops.grad(change, x, baseline, points, weights), -whole)
+
+    # A second encoder gives the same activations to the bit, and does not depend on h.
+    pre = ops.encode(points[0], w["W"], w["b"])[0]
+
+    def difference(h):
+        return ops.sub(ops.relu(encoded(ops, h, w)), ops.relu(ops.encode(h, 0 * w["W"], pre)))
+
+    for metric in (lambda d: ops.decode(d, w["U"], w["o"]) @ w["r"], lambda d: ops.densify(d)[:, listed[0]]):
+        expected = ops.grad(lambda h, m=metric: m(ops.relu(encoded(ops, h, w))), x, baseline, points, weights)
+        found = ops.grad(lambda h, m=metric: m(difference(h)), x, baseline, points, weights)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", ["square", "columns", "relu-decode", "steer-square"])
 def test_attributions_are_complete(name):
     """Gauss-Legendre of 64 points: exact for squares; a kink costs at most its jump in slope times a gap of 1/40."""

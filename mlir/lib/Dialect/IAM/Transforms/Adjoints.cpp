@@ -251,20 +251,50 @@ private:
   }
   LogicalResult adjoint(CLTGateOp op) { return activated(op.getF(), op.getMagnitudePre()); }
 
+  /// Adds the cotangent of features for a linear function of them, which `at` makes for the entries
+  /// of given features. Where activations cancel to 0 in a difference, it has no entry, but a
+  /// derivative: so the entries are those of its parts.
+  LogicalResult linear(Value f, bool isNegative, llvm::function_ref<Value(Value)> at) {
+    if (!isActive(f))
+      return success();
+    if (auto difference = f.getDefiningOp<CLTSubOp>())
+      return success(succeeded(linear(difference.getF1(), isNegative, at)) &&
+                     succeeded(linear(difference.getF2(), !isNegative, at)));
+    // In other modes, a delta of 0 has the derivative 0.
+    if (auto change = f.getDefiningOp<CLTDeltaOp>(); change && change.getMode() == EditMode::Set) {
+      if (failed(expectFixed(change, {change.getA(), change.getB()})))
+        return failure();
+      Value source = change.getF();
+      add(source,
+          Term{CLTEditAdjointOp::create(builder, change.getLoc(), source.getType(), EditMode::Set,
+                                        /*delta=*/true, source, at(source), change.getFeatures(),
+                                        Value(), Value()),
+               isNegative});
+      return success();
+    }
+    add(f, Term{at(f), isNegative});
+    return success();
+  }
+
   LogicalResult adjoint(CLTDecodeOp op) {
     if (failed(expectFixed(op, {op.getWDec(), op.getBDec()})))
       return failure();
     Value dy = tensors.lookup(op.getY());
-    add(op.getF(), Term{CLTDecodeAdjointOp::create(builder, op.getLoc(), op.getF().getType(),
-                                                   op.getF(), op.getWDec(), dy)});
-    return success();
+    return linear(op.getF(), /*isNegative=*/false, [&](Value f) -> Value {
+      return CLTDecodeAdjointOp::create(builder, op.getLoc(), f.getType(), f, op.getWDec(), dy);
+    });
+  }
+
+  /// The cotangent of dense features, or of some columns of them.
+  LogicalResult densified(CLTDensifyOp op, Value dd, DenseI64ArrayAttr columns) {
+    return linear(op.getF(), /*isNegative=*/false, [&](Value f) -> Value {
+      return CLTDensifyAdjointOp::create(builder, op.getLoc(), f.getType(), f, dd, columns);
+    });
   }
 
   LogicalResult adjoint(CLTDensifyOp op) {
-    if (Value dd = tensors.lookup(op.getD()))
-      add(op.getF(), Term{CLTDensifyAdjointOp::create(builder, op.getLoc(), op.getF().getType(),
-                                                      op.getF(), dd, DenseI64ArrayAttr())});
-    return success();
+    Value dd = tensors.lookup(op.getD());
+    return dd ? densified(op, dd, DenseI64ArrayAttr()) : success();
   }
 
   LogicalResult adjoint(CLTResidualOp op) {
@@ -452,10 +482,7 @@ private:
         sizes.push_back(builder.getIndexAttr(1));
         g = tensor::ExpandShapeOp::create(builder, op.getLoc(), type, g, groups, sizes);
       }
-      add(densify.getF(), Term{CLTDensifyAdjointOp::create(
-                              builder, op.getLoc(), densify.getF().getType(), densify.getF(), g,
-                              builder.getDenseI64ArrayAttr(*columns))});
-      return success();
+      return densified(densify, g, builder.getDenseI64ArrayAttr(*columns));
     }
     add(op.getSource(), tensor::InsertSliceOp::create(
                             builder, op.getLoc(), g, filled(op.getSource(), 0.0f),
