@@ -306,3 +306,40 @@ def test_inside_of_a_program():
     h = x + np.float32(0.5) * w["v"]
     expected = ops.integrated_gradients(lambda y: FEATURES["topk"][0](y, w).to_dense()[:, 4], h, steps=5)
     np.testing.assert_allclose(attribution(x), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_through_a_model_and_a_coder(one_thread):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 31}
+    config = transformers.LlamaConfig(**shape, num_attention_heads=2, num_key_value_heads=1, head_dim=8)
+    prompt = iam.LanguageModel(transformers.AutoModelForCausalLM.from_config(config).eval()).on([[3, 1, 4, 1, 5]])
+    rng = np.random.default_rng(0)
+    W, b = rng.normal(size=(16, 24)).astype(np.float32), np.zeros(24, np.float32)
+    v = rng.normal(size=24).astype(np.float32)
+
+    @iam.jit
+    def attribution(prompt):
+        h = prompt.run(to="resid_post.0")
+        points, weights = ops.path(h, 0.5 * h, steps=3)
+
+        def metric(h):
+            y = prompt.run(h, from_="resid_post.0", to="resid_post.1")
+            return ops.topk(ops.encode(y, W, b), 4).to_dense() @ v
+
+        return ops.grad(metric, h, 0.5 * h, points, weights)
+
+    found = np.asarray(attribution(prompt)).reshape(-1, 16)
+    h = prompt.run(to="resid_post.0").detach()
+    total = torch.zeros_like(h)
+    for alpha, weight in zip(*np.polynomial.legendre.leggauss(3), strict=True):
+        leaf = (0.5 * h + (alpha + 1) / 2 * 0.5 * h).float().requires_grad_()
+        y = prompt.run(leaf, from_="resid_post.0", to="resid_post.1").reshape(-1, 16)
+        pre = y @ torch.from_numpy(W)
+        kept = (pre >= pre.topk(4).values[:, -1:]) * pre.relu()
+        (gradient,) = torch.autograd.grad((kept @ torch.from_numpy(v)).sum(), leaf)
+        total += weight / 2 * gradient
+    expected = (0.5 * h * total).reshape(-1, 16).numpy()
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
