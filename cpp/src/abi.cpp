@@ -10,6 +10,7 @@
 #include "iam/core/pool.h"
 #include "iam/model/segments.h"
 #include "iam/steering/compose.h"
+#include "iam/steering/sequence.h"
 #include "iam/steering/sets.h"
 #include "iam/steering/steer.h"
 
@@ -428,6 +429,16 @@ ENTRY(steer)(F2 *h, F1 *v, float strength, int64_t mode, F2 *out) {
     const auto vIn = views.in(v);
     const auto to = views.out(out);
     return RUN(steer(hIn, vIn, strength, static_cast<SteerMode>(mode), to));
+  });
+}
+
+ENTRY(sequence)(F2 *h, F2 *directions, F1 *strengths, I1 *steps, F2 *out) {
+  enter("iam.policy.sequence", [&](Views &views) {
+    const auto hIn = views.in(h), v = views.in(directions);
+    const auto s = views.in(strengths);
+    const auto kinds = views.in(steps);
+    const auto to = views.out(out);
+    return RUN(sequence(hIn, v, s, kinds, to));
   });
 }
 

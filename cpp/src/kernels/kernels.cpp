@@ -530,6 +530,36 @@ void axpy(float a, const float *x, float *y, int64_t count) {
     y[i] = maddScalar(a, x[i], y[i]);
 }
 
+// Products of float32 are exact in float64, so all levels agree.
+template <typename Term>
+inline double sums64(const float *x, const float *y, int64_t count, Term &&term) {
+  constexpr int kLanes = 32;
+  double lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int lane = 0; lane < kLanes; ++lane)
+      lanes[lane] += term(static_cast<double>(x[i + lane]) * static_cast<double>(y[i + lane]));
+  for (int lane = 0; i < count; ++i, ++lane)
+    lanes[lane] += term(static_cast<double>(x[i]) * static_cast<double>(y[i]));
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane)
+      lanes[lane] += lanes[lane + half];
+  return lanes[0];
+}
+
+double dot64(const float *x, const float *y, int64_t count) {
+  return sums64(x, y, count, [](double product) { return product; });
+}
+
+double absDot64(const float *x, const float *y, int64_t count) {
+  return sums64(x, y, count, [](double product) { return product < 0 ? -product : product; });
+}
+
+void move64(double a, const float *v, const float *x, float *y, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    y[i] = static_cast<float>(static_cast<double>(x[i]) + a * static_cast<double>(v[i]));
+}
+
 } // namespace
 
 #include "training.h"
@@ -547,6 +577,7 @@ extern "C" __attribute__((visibility("default"))) const Table iam_kernels = {
     start,        scan,
     prune,        findNonFinite,
     axpy,         dot,
-    sumSquares,   adam,
-    signum,
+    dot64,        absDot64,
+    move64,       sumSquares,
+    adam,         signum,
 };

@@ -140,6 +140,12 @@ struct Table {
 
   /// Sum of x[i] y[i]: 32 sums over i modulo 32, then halves added.
   float (*dot)(const float *x, const float *y, int64_t count) = nullptr;
+  /// Sum of x[i] y[i] in float64: 32 sums over i modulo 32, then halves added.
+  double (*dot64)(const float *x, const float *y, int64_t count) = nullptr;
+  /// Sum of |x[i] y[i]| in float64, as dot64.
+  double (*absDot64)(const float *x, const float *y, int64_t count) = nullptr;
+  /// y[i] = x[i] + a v[i], in float64, rounded once. y may be x.
+  void (*move64)(double a, const float *v, const float *x, float *y, int64_t count) = nullptr;
   /// Sum of x[i]^2 in float64: 8 sums over i modulo 8, then halves added.
   double (*sumSquares)(const float *x, int64_t count) = nullptr;
   /// Steps of optimisers; g may be null (zeros), and so may signum's m.
@@ -150,6 +156,6 @@ struct Table {
 };
 
 inline constexpr int64_t kExactGroup = 64;
-inline constexpr uint32_t kVersion = 4;
+inline constexpr uint32_t kVersion = 5;
 
 } // namespace iam::rt::kernels

@@ -3,15 +3,13 @@
 
 #include "../core/kernels.h"
 #include "basis.h"
+#include "steps.h"
 
 #include <cmath>
 #include <limits>
 
 namespace iam::rt {
 namespace {
-
-/// The largest relative error of rounding to float32, with room for that of the float64 sums.
-constexpr double kRounding = 0x1.0p-24 * (1 + 1e-6);
 
 Status invalid(const char *op, const std::string &what) {
   return Status(Code::kInvalidArgument, std::string(op) + ": " + what);
@@ -23,21 +21,16 @@ Status notFinite(const char *op, const std::string &what) {
 /// A set that was checked, with what its kernels derive from it once per call.
 class Prepared {
 public:
-  Prepared(const char *op, const Set &set, int64_t width)
-      : set(set), op(op), width(width), span(width) {}
+  Prepared(const char *op, const kernels::Table &table, const Set &set, int64_t width)
+      : kernels(table), set(set), op(op), width(width), span(width) {}
 
-  Status check(const kernels::Table &table) {
+  Status check() {
+    const kernels::Table &table = kernels;
     switch (set.kind) {
     case SetKind::kHalfspace:
-      IAM_RETURN_IF_ERROR(finitePoint(table, "the normal"));
-      square = dot(set.point.data, set.point.data, width);
-      if (!(square > 0))
-        return invalid(op, "expected a normal with a norm > 0, got norm 0");
-      if (std::isnan(set.bound))
-        return notFinite(op, "expected a bound, got nan");
-      if (set.bound == -std::numeric_limits<float>::infinity())
-        return invalid(op, "expected a bound > -inf (no activation is below it), got -inf");
-      return {};
+      IAM_RETURN_IF_ERROR(expectSize(op, "the normal", set.point, width, "the columns of h"));
+      square = table.dot64(set.point.data, set.point.data, width);
+      return makeStep(op, table, PolicyStep::kHalfspace, set.point, set.bound, step);
     case SetKind::kBall:
       IAM_RETURN_IF_ERROR(finitePoint(table, "the centre"));
       if (std::isnan(set.bound))
@@ -60,7 +53,8 @@ public:
   void project(const float *h, float *out) const {
     switch (set.kind) {
     case SetKind::kHalfspace:
-      return projectHalfspace(h, out);
+      copy(h, out);
+      return step.apply(kernels, out, width);
     case SetKind::kBall:
       return projectBall(h, out);
     case SetKind::kSubspace:
@@ -75,9 +69,9 @@ public:
   void adjoint(const float *h, const float *dy, float *out) const {
     switch (set.kind) {
     case SetKind::kHalfspace: {
-      if (dot(h, set.point.data, width) <= set.bound)
+      if (kernels.dot64(h, set.point.data, width) <= set.bound)
         return copy(dy, out);
-      const double along = dot(dy, set.point.data, width) / square;
+      const double along = kernels.dot64(dy, set.point.data, width) / square;
       for (int64_t c = 0; c < width; ++c)
         out[c] = static_cast<float>(dy[c] - along * set.point[c]);
       return;
@@ -108,7 +102,7 @@ public:
   double margin(const float *h) const {
     switch (set.kind) {
     case SetKind::kHalfspace:
-      return (set.bound - dot(h, set.point.data, width)) / std::sqrt(square);
+      return (set.bound - kernels.dot64(h, set.point.data, width)) / std::sqrt(square);
     case SetKind::kBall:
       return set.bound - distance(h);
     case SetKind::kSubspace:
@@ -173,27 +167,6 @@ private:
 
   void copy(const float *h, float *out) const { std::copy(h, h + width, out); }
 
-  void projectHalfspace(const float *h, float *out) const {
-    const float *normal = set.point.data;
-    double along = dot(h, normal, width);
-    if (along <= set.bound)
-      return copy(h, out);
-    move(h, (along - set.bound) / square, out);
-    // Rounding may have left the row outside: to float32, or to float64 where h is far away. Then it moves again, from
-    // near the border, to within it by the most that rounding to float32 adds to its inner product.
-    for (int i = 0; i < 4 && (along = dot(out, normal, width)) > set.bound; ++i) {
-      double rounding = 0;
-      for (int64_t c = 0; c < width; ++c)
-        rounding += kRounding * std::abs(static_cast<double>(out[c]) * normal[c]);
-      move(out, (along - set.bound + rounding) / square, out);
-    }
-  }
-
-  void move(const float *from, double step, float *out) const {
-    for (int64_t c = 0; c < width; ++c)
-      out[c] = static_cast<float>(from[c] - step * set.point[c]);
-  }
-
   void projectBall(const float *h, float *out) const {
     const double from = distance(h), radius = set.bound;
     if (from <= radius)
@@ -242,11 +215,13 @@ private:
     return row;
   }
 
+  const kernels::Table &kernels;
   const Set &set;
   const char *op;
   int64_t width;
   double square = 0; // |normal|^2 or |centre|^2
   Basis span;
+  Step step; // of a half-space
 };
 
 } // namespace
@@ -256,8 +231,8 @@ Status project(Mat<const float> h, const Set &set, Mat<float> out) {
   const kernels::Table *table = nullptr;
   IAM_RETURN_IF_ERROR(kernels::get(table));
   IAM_RETURN_IF_ERROR(expectShape(op, "out", out, h.rows, h.cols));
-  Prepared prepared(op, set, h.cols);
-  IAM_RETURN_IF_ERROR(prepared.check(*table));
+  Prepared prepared(op, *table, set, h.cols);
+  IAM_RETURN_IF_ERROR(prepared.check());
   int64_t bad = h.rows;
   IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
     if (table->findNonFinite(h.row(r), h.cols) >= 0)
@@ -276,8 +251,8 @@ Status projectAdjoint(Mat<const float> h, Mat<const float> dy, const Set &set, M
   IAM_RETURN_IF_ERROR(kernels::get(table));
   IAM_RETURN_IF_ERROR(expectShape(op, "dy", dy, h.rows, h.cols));
   IAM_RETURN_IF_ERROR(expectShape(op, "out", out, h.rows, h.cols));
-  Prepared prepared(op, set, h.cols);
-  IAM_RETURN_IF_ERROR(prepared.check(*table));
+  Prepared prepared(op, *table, set, h.cols);
+  IAM_RETURN_IF_ERROR(prepared.check());
   int64_t bad = h.rows;
   IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
     if (table->findNonFinite(h.row(r), h.cols) >= 0)
@@ -298,8 +273,8 @@ Status verify(Mat<const float> h, const Set &set, float tolerance, const std::st
   const kernels::Table *table = nullptr;
   IAM_RETURN_IF_ERROR(kernels::get(table));
   IAM_RETURN_IF_ERROR(expectSize(op, "margin", margin, h.rows, "the rows of h"));
-  Prepared prepared(op, set, h.cols);
-  IAM_RETURN_IF_ERROR(prepared.check(*table));
+  Prepared prepared(op, *table, set, h.cols);
+  IAM_RETURN_IF_ERROR(prepared.check());
   int64_t bad = h.rows;
   IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
     margin[r] = table->findNonFinite(h.row(r), h.cols) < 0

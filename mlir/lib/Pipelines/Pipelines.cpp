@@ -34,6 +34,7 @@ constexpr PipelineStep kAttribute[] = {
     {"canonicalize", "what the derivative does not need of the function goes away"},
     {"cse", "attributions of one prompt share what they have in common"},
     {"loop-invariant-code-motion", "what does not depend on the point is computed once"},
+    {"iam-policy-projection", "derivatives know single steps: after them, steps go together"},
 };
 
 constexpr PipelineStep kToLoops[] = {

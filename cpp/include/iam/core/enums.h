@@ -21,6 +21,14 @@ enum class SteerMode : int64_t {
   kClamp = 2,  ///< h + (s - h.u) u, with u = v / |v|
 };
 
+/// A step of a sequence: a steer, or a projection onto a half-space.
+enum class PolicyStep : int64_t {
+  kAdd = 0,       ///< h + s v
+  kAblate = 1,    ///< h - s (h.v / |v|^2) v
+  kClamp = 2,     ///< h + (s - h.u) u, with u = v / |v|
+  kHalfspace = 3, ///< the nearest point with v . h <= s
+};
+
 /// What happens where composed directions overlap.
 enum class ComposeRule : int64_t {
   kSum = 0,        ///< the sum of s_i v_i

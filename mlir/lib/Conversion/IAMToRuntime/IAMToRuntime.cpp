@@ -18,6 +18,7 @@
 #include "mlir/Dialect/ControlFlow/Transforms/StructuralTypeConversions.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Func/Transforms/FuncConversions.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/SCF/Transforms/Patterns.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
@@ -124,6 +125,17 @@ public:
       destinations.emplace_back(buffer, tensor);
       push(buffer);
     }
+    return *this;
+  }
+
+  /// The memory of a tensor that nothing else reads; the call writes over it.
+  RuntimeCall &over(Value tensor) {
+    assert(next().isDestination);
+    auto type = cast<RankedTensorType>(tensor.getType());
+    Value buffer = bufferization::ToBufferOp::create(
+        builder, loc, MemRefType::get(type.getShape(), type.getElementType()), tensor);
+    destinations.emplace_back(buffer, type);
+    push(buffer);
     return *this;
   }
 
@@ -438,6 +450,31 @@ Results lower(PolicySteerOp op, Components<PolicySteerOp> in, Lowering to) {
       .read(in.getV())
       .scalar(op.getStrength())
       .scalar(static_cast<int64_t>(op.getMode()))
+      .write(
+          op.getType(), [&] { return to.rows(in.getH()); }, [&] { return to.width(in.getH()); })
+      .emit();
+}
+
+/// True if `value` is new memory that only `user` reads: it may write over it.
+bool diesAt(Value value, Operation *user) {
+  Operation *maker = value.getDefiningOp();
+  if (!maker || maker->getBlock() != user->getBlock() || !value.hasOneUse())
+    return false;
+  if (auto memory = dyn_cast<bufferization::ToTensorOp>(maker))
+    return memory.getWritable();
+  return isa_and_present<IAMDialect>(maker->getDialect()) ||
+         isa_and_present<linalg::LinalgDialect>(maker->getDialect());
+}
+
+Results lower(PolicySequenceOp op, Components<PolicySequenceOp> in, Lowering to) {
+  RuntimeCall call = to.call(EntryPoint::sequence);
+  call.read(in.getH())
+      .read(in.getDirections())
+      .read(in.getStrengths())
+      .numbers(SmallVector<int32_t>(op.getSteps()));
+  if (diesAt(op.getH(), op))
+    return call.over(in.getH().front()).emit();
+  return call
       .write(
           op.getType(), [&] { return to.rows(in.getH()); }, [&] { return to.width(in.getH()); })
       .emit();

@@ -418,6 +418,10 @@ Results lower(CLTEditAdjointOp op, Operands<CLTEditAdjointOp>, StablehloBuilder 
 Results lower(PolicyProjectAdjointOp op, Operands<PolicyProjectAdjointOp>, StablehloBuilder &) {
   return refuseAdjoint(op);
 }
+Results lower(PolicySequenceOp op, Operands<PolicySequenceOp>, StablehloBuilder &) {
+  refuse(op) << "it is made for compiled programs; export the single steps";
+  return failure();
+}
 Results lower(AttrCheckOp op, Operands<AttrCheckOp>, StablehloBuilder &) {
   return refuseAdjoint(op);
 }
@@ -579,7 +583,8 @@ iam::lowerToStablehlo(Operation *op, ArrayRef<ValueRange> operands, OpBuilder &b
             CLTDensifyOp, CLTResidualOp, CLTEditOp, CLTDeltaOp, CLTSubOp, AttrPathOp, AttrGradOp,
             AttrSelectOp, AttrCircuitOp, PolicySteerOp, PolicyComposeOp, PolicyProjectOp,
             PolicyVerifyOp, CLTDecodeAdjointOp, CLTDensifyAdjointOp, CLTEditAdjointOp,
-            PolicyProjectAdjointOp, AttrCheckOp, ModelRunOp, ModelLinearizeOp, ModelPullbackOp>(
+            PolicyProjectAdjointOp, PolicySequenceOp, AttrCheckOp, ModelRunOp, ModelLinearizeOp,
+            ModelPullbackOp>(
           [&](auto op) { return lower(op, Operands<decltype(op)>(operands, op), to); })
       .Default([](Operation *op) -> Results {
         refuse(op) << "it is not lowered yet";

@@ -14,6 +14,36 @@
 
 #include "iam/Dialect/IAM/IR/IAMAttrs.cpp.inc"
 
+// The steps of a sequence as words: `add, ablate, halfspace`.
+static mlir::ParseResult parseSteps(mlir::OpAsmParser &parser, mlir::DenseI32ArrayAttr &steps) {
+  mlir::SmallVector<int32_t> found;
+  auto step = [&]() -> mlir::ParseResult {
+    mlir::StringRef word;
+    mlir::SMLoc loc = parser.getCurrentLocation();
+    if (parser.parseKeyword(&word))
+      return mlir::failure();
+    std::optional<iam::PolicyStep> kind = iam::symbolizePolicyStep(word);
+    if (!kind)
+      return parser.emitError(loc, "expected add, ablate, clamp or halfspace, got ") << word;
+    found.push_back(static_cast<int32_t>(*kind));
+    return mlir::success();
+  };
+  if (step())
+    return mlir::failure();
+  while (mlir::succeeded(parser.parseOptionalComma()))
+    if (step())
+      return mlir::failure();
+  steps = parser.getBuilder().getDenseI32ArrayAttr(found);
+  return mlir::success();
+}
+
+static void printSteps(mlir::OpAsmPrinter &printer, mlir::Operation *,
+                       mlir::DenseI32ArrayAttr steps) {
+  llvm::interleaveComma(steps.asArrayRef(), printer, [&](int32_t step) {
+    printer << iam::stringifyPolicyStep(static_cast<iam::PolicyStep>(step));
+  });
+}
+
 #define GET_OP_CLASSES
 #include "iam/Dialect/IAM/IR/IAMOps.cpp.inc"
 

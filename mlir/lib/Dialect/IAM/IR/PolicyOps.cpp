@@ -33,6 +33,28 @@ OpFoldResult PolicySteerOp::fold(FoldAdaptor adaptor) {
 }
 
 //===----------------------------------------------------------------------===//
+// PolicySequenceOp
+//===----------------------------------------------------------------------===//
+
+LogicalResult PolicySequenceOp::verify() {
+  Dim steps{"the number of steps", static_cast<int64_t>(getSteps().size())};
+  // policy_sequence_c2
+  for (int32_t step : getSteps())
+    if (!symbolizePolicyStep(step))
+      return emitOpError("expected steps 0 (add), 1 (ablate), 2 (clamp) or 3 (halfspace), got ")
+             << step;
+  // policy_sequence_c3
+  if (failed(expectEqual(*this, dim("the number of directions", getDirections(), 0), steps)))
+    return failure();
+  // policy_sequence_c4
+  if (failed(expectEqual(*this, dim("the number of strengths", getStrengths(), 0), steps)))
+    return failure();
+  // policy_sequence_c5
+  return expectEqual(*this, dim("the width of directions", getDirections(), 1),
+                     dim("the width of h", getH(), 1));
+}
+
+//===----------------------------------------------------------------------===//
 // PolicyComposeOp
 //===----------------------------------------------------------------------===//
 

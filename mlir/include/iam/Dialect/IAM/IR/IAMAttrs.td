@@ -54,6 +54,13 @@ def IAM_SteerMode : IAM_Enum<"SteerMode", "how a direction meets an activation",
   I32EnumAttrCase<"Clamp",  2, "clamp">,   // h + (s - h.u) u, u = v / |v|
 ]>;
 
+def IAM_PolicyStep : IAM_Enum<"PolicyStep", "a step of a sequence", [
+  I32EnumAttrCase<"Add",       0, "add">,        // h + s v
+  I32EnumAttrCase<"Ablate",    1, "ablate">,     // h - s (h.v / |v|^2) v
+  I32EnumAttrCase<"Clamp",     2, "clamp">,      // h + (s - h.u) u, u = v / |v|
+  I32EnumAttrCase<"Halfspace", 3, "halfspace">,  // the nearest point with v . h <= s
+]>;
+
 def IAM_ComposeRule : IAM_Enum<"ComposeRule", "what happens where directions overlap", [
   I32EnumAttrCase<"Sum",        0, "sum">,         // the sum of s_i v_i
   I32EnumAttrCase<"Mean",       1, "mean">,        // the sum divided by the number of directions

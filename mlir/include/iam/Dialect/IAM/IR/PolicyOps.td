@@ -52,6 +52,41 @@ def IAM_PolicySteerOp : IAM_Op<"policy.steer", [
   let hasFolder = 1;
 }
 
+def IAM_PolicySequenceOp : IAM_Op<"policy.sequence", [
+    Pure, AllTypesMatch<["h", "result"]> /*policy_sequence_c1*/]> {
+  let summary = "Steers and projections in one pass over the activations";
+  let description = [{
+    The steps one after the other, on each row: step `i` along row `i` of
+    `directions` with strength `strengths[i]`. `add`, `ablate` and `clamp` are those
+    of `iam.policy.steer`; `halfspace` is `iam.policy.project` onto
+    `directions[i]·h ≤ strengths[i]`. The result is that of the single ops, to the
+    bit; memory is read and written once. `iam-policy-projection` makes it.
+
+    Rows: 0 rows give 0 rows. Errors at run time are those of the single ops: a zero
+    direction (of all but `add`), NaN or infinity.
+
+    Spec: docs/spec.md#iampolicysequence. Original to IAM.
+
+    ```mlir
+    func.func @sequence(%h: tensor<?x4xf32>, %v: tensor<3x4xf32>, %s: tensor<3xf32>) -> tensor<?x4xf32> {
+      %0 = iam.policy.sequence add, ablate, halfspace %h, %v, %s
+          : tensor<?x4xf32>, tensor<3x4xf32>, tensor<3xf32>
+      return %0 : tensor<?x4xf32>
+    }
+    ```
+  }];
+  let arguments = (ins DenseI32ArrayAttr:$steps,
+                       IAM_Matrix:$h,           /*policy_sequence_i1*/
+                       IAM_Matrix:$directions,  /*policy_sequence_i2*/
+                       IAM_Vector:$strengths);  /*policy_sequence_i3*/
+  let results = (outs IAM_Matrix:$result);
+  let assemblyFormat = [{
+    custom<Steps>($steps) $h `,` $directions `,` $strengths attr-dict
+    `:` type($h) `,` type($directions) `,` type($strengths)
+  }];
+  let hasVerifier = 1;  // policy_sequence_c2 .. c5
+}
+
 def IAM_PolicyComposeOp : IAM_Op<"policy.compose", [Pure]> {
   let summary = "Several directions as one edit";
   let description = [{

@@ -32,6 +32,16 @@ struct CLTFusionCounts {
 
 /// The patterns of `iam-clt-fusion`. `counts` must outlive the pattern set.
 void populateCLTFusionPatterns(mlir::RewritePatternSet &patterns, CLTFusionCounts &counts);
+
+/// What a run of the patterns of `iam-policy-projection` did.
+struct PolicyProjectionCounts {
+  int64_t sequences = 0;
+  int64_t projections = 0;
+};
+
+/// The patterns of `iam-policy-projection`. `counts` must outlive the pattern set.
+void populatePolicyProjectionPatterns(mlir::RewritePatternSet &patterns,
+                                      PolicyProjectionCounts &counts);
 } // namespace iam
 
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES_H

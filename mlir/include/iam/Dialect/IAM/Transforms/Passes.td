@@ -170,6 +170,37 @@ def DemandDrivenEncodePass : Pass<"iam-demand-driven-encode"> {
   let dependentDialects = ["iam::IAMDialect"];
 }
 
+def PolicyProjectionPass : Pass<"iam-policy-projection"> {
+  let summary = "Run steers and projections in one pass over the activations";
+  let description = [{
+    1. **One pass.** Steers (`add`, `ablate`, `clamp`) and projections onto half-spaces
+       that follow each other become one `iam.policy.sequence`: each row is read once,
+       takes all steps in the cache, and is written once, over the activations
+       themselves where these die. Instead of one pass over memory for each step.
+       Holds back for a step alone; for additions alone, which are one loop with the
+       arithmetic around them; when something else reads what is between two steps;
+       across blocks; and when the width is open.
+    2. **Nested sets.** A projection onto a set right after one onto a set inside of
+       it is dropped, and of two boxes the outer one that comes first. Known to be
+       nested are sets with the same normal or centre and constant bounds, and boxes
+       with constant (or the same) bounds. Holds back for subspaces, which have no
+       inside, and when bounds are not constants.
+
+    Exact: a sequence computes each step as the single op does, to the bit; a row that
+    is inside of a set stays as it is. An error in a step says its number in the
+    sequence instead of its op.
+
+    Remarks say how many steps run together, and which projection is not computed.
+    Idempotent. Run it after `iam-verify-discharge`, which looks for single
+    projections.
+  }];
+  let statistics = [
+    Statistic<"numSequences", "num-sequences", "Number of sequences made">,
+    Statistic<"numProjections", "num-projections", "Number of projections dropped">,
+  ];
+  let dependentDialects = ["iam::IAMDialect", "mlir::tensor::TensorDialect"];
+}
+
 def DifferentiatePass : Pass<"iam-differentiate", "mlir::ModuleOp"> {
   let summary = "Write out the derivatives that attributions ask for";
   let description = [{
