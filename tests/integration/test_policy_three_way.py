@@ -301,3 +301,51 @@ def test_projected_rows_are_inside_of_every_set_around(kind, scale):
         inner = np.float32(0.3 * scale)
         for outer in (inner, np.nextafter(inner, np.float32(np.inf)), 2 * inner):
             assert (iam.verify(iam.project(h, kind, point, float(inner)), kind, point, float(outer)) >= 0).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 67])
+@pytest.mark.parametrize("width", [1, 7, 64, 129])
+def test_a_sequence_is_its_steps_to_the_bit(rng, rows, width):
+    """One pass gives what the ops one after the other give, and the oracle within rounding."""
+    v = rng.standard_normal((4, width)).astype(np.float32) + 0.1
+    x = rng.standard_normal((rows, width)).astype(np.float32)
+    steps = ["ablate", "add", "clamp", "halfspace"]
+    strengths = [0.5, -2.0, 1.5, 0.25]
+
+    def edited(h):
+        for step, direction, s in zip(steps, v, strengths, strict=True):
+            h = iam.project(h, "halfspace", direction, s) if step == "halfspace" else iam.steer(h, direction, s, step)
+        return h
+
+    program = iam.jit(edited)
+    found = program(x)
+    assert "iam.policy.sequence" in program.mlir("fused")
+    np.testing.assert_array_equal(found, edited(x))
+    oracle = iam.reference.policy.sequence(x.astype(np.float64), steps, v.astype(np.float64), np.array(strengths))
+    np.testing.assert_allclose(found, oracle, rtol=0, atol=1e-5 * max(1, np.abs(oracle).max(initial=0)))
+
+
+def test_a_sequence_names_what_is_wrong(rng):
+    v = rng.standard_normal(4).astype(np.float32)
+    program = iam.jit(lambda h, w: iam.steer(iam.steer(h, v, 1.0, "ablate"), w, 1.0, "clamp"))
+    x = np.ones((3, 4), np.float32)
+    with pytest.raises(iam.errors.ArgumentError, match="step 1: expected a v with a finite norm > 0 to clamp along"):
+        program(x, np.zeros(4, np.float32))
+    x[2, 1] = np.nan
+    with pytest.raises(iam.errors.NonFiniteError, match="got nan at row 2, column 1"):
+        program(x, v)
+
+
+def test_an_assertion_that_an_edit_breaks_is_a_compile_error(rng):
+    v = rng.standard_normal(4).astype(np.float32)
+
+    @iam.jit
+    def broken(h):
+        h = iam.project(h, "halfspace", v, 1.0)
+        h = iam.steer(h, v, 0.5)
+        iam.verify(h, "halfspace", v, 1.0, message="stays below")
+        return h
+
+    with pytest.raises(iam.errors.CompileError, match=r"stays below.*is refuted") as caught:
+        broken(np.ones((2, 4), np.float32))
+    assert "test_policy_three_way.py" in str(caught.value)

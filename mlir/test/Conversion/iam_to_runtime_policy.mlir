@@ -61,3 +61,15 @@ func.func @verify(%h: tensor<?x4xf32>, %v: tensor<4xf32>, %s: f32) {
   %0 = iam.policy.verify ball %h, %v, %s tolerance 0.5 message "in" : (tensor<?x4xf32>, tensor<4xf32>, f32) -> tensor<?xf32>
   return
 }
+
+// The caller's memory is left alone; what the program made itself is written over.
+// CHECK-LABEL: func.func @sequence
+// CHECK: %[[OUT:.*]] = memref.alloc(%{{.*}}) : memref<?x4xf32>
+// CHECK: call @iam_rt_sequence
+// CHECK-NOT: memref.alloc
+// CHECK: call @iam_rt_sequence
+func.func @sequence(%h: tensor<?x4xf32>, %v: tensor<2x4xf32>, %s: tensor<2xf32>) -> tensor<?x4xf32> {
+  %0 = iam.policy.sequence ablate, clamp %h, %v, %s : tensor<?x4xf32>, tensor<2x4xf32>, tensor<2xf32>
+  %1 = iam.policy.sequence add, halfspace %0, %v, %s : tensor<?x4xf32>, tensor<2x4xf32>, tensor<2xf32>
+  return %1 : tensor<?x4xf32>
+}

@@ -5,6 +5,7 @@ Notation: ``h [..., d]`` an activation, ``v [d]`` a direction, ``v̂ = v/‖v‖
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from iam.core.errors import ArgumentError, ShapeError
 
-__all__ = ["compose", "project", "project_adjoint", "steer", "verify"]
+__all__ = ["compose", "project", "project_adjoint", "sequence", "steer", "verify"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -166,6 +167,23 @@ def project_adjoint(h: Array, dy: Array, kind: str, first: Array, second: Any) -
     if kind == "box":
         return np.where((first <= h) & (h <= second), dy, 0.0)
     raise ArgumentError(f'iam.policy.project_adjoint: expected ball, box or halfspace, got "{kind}"', code="mode")
+
+
+def sequence(h: Array, steps: Sequence[str], directions: Array, strengths: Array) -> Array:
+    """Steers and projections onto half-spaces, one after the other.
+
+    Args:
+        h: ``[..., d]``.
+        steps: ``add``, ``ablate`` or ``clamp`` of :func:`steer`, or ``halfspace`` of :func:`project`.
+        directions: One for each step ``[m, d]``.
+        strengths: One for each step ``[m]``; of a half-space its bound.
+
+    >>> sequence(np.array([[3.0, 4.0]]), ["add", "halfspace"], np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([2.0, 1.0]))
+    array([[5., 1.]])
+    """
+    for step, v, s in zip(steps, directions, strengths, strict=True):
+        h = project(h, "halfspace", v, s) if step == "halfspace" else steer(h, v, s, mode=step)
+    return h
 
 
 def verify(h: Array, kind: str, first: Array, second: Any = None) -> Array:

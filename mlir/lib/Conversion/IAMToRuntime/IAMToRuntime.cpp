@@ -755,17 +755,19 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
     MLIRContext *context = &getContext();
     FeaturesConverter converter;
     RewritePatternSet patterns(context);
-    patterns.add<
-        ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>,
-        ToRuntime<CLTAbsTopKOp>, ToRuntime<CLTGroupMaxOp>, ToRuntime<CLTMatchingPursuitOp>,
-        ToRuntime<CLTBatchTopKOp>, ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>,
-        ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>, ToRuntime<CLTDensifyOp>,
-        ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>, ToRuntime<CLTSubOp>,
-        ToRuntime<PolicySteerOp>, ToRuntime<PolicyComposeOp>, ToRuntime<PolicyProjectOp>,
-        ToRuntime<PolicyVerifyOp>, ToRuntime<AttrSelectOp>, ToRuntime<AttrCheckOp>,
-        ToRuntime<CLTDecodeAdjointOp>, ToRuntime<CLTDensifyAdjointOp>, ToRuntime<CLTEditAdjointOp>,
-        ToRuntime<PolicyProjectAdjointOp>, ToRuntime<ModelRunOp>, ToRuntime<ModelLinearizeOp>,
-        ToRuntime<ModelPullbackOp>, ConvertReturn, ConvertCall, ConvertSelect>(converter, context);
+    patterns
+        .add<ToRuntime<CLTEncodeOp>, ToRuntime<CLTEncodeSparseOp>, ToRuntime<CLTTopKOp>,
+             ToRuntime<CLTAbsTopKOp>, ToRuntime<CLTGroupMaxOp>, ToRuntime<CLTMatchingPursuitOp>,
+             ToRuntime<CLTBatchTopKOp>, ToRuntime<CLTJumpReLUOp>, ToRuntime<CLTReLUOp>,
+             ToRuntime<CLTGateOp>, ToRuntime<CLTDecodeOp>, ToRuntime<CLTDensifyOp>,
+             ToRuntime<CLTResidualOp>, ToRuntime<CLTEditOp>, ToRuntime<CLTDeltaOp>,
+             ToRuntime<CLTSubOp>, ToRuntime<PolicySteerOp>, ToRuntime<PolicySequenceOp>,
+             ToRuntime<PolicyComposeOp>, ToRuntime<PolicyProjectOp>, ToRuntime<PolicyVerifyOp>,
+             ToRuntime<AttrSelectOp>, ToRuntime<AttrCheckOp>, ToRuntime<CLTDecodeAdjointOp>,
+             ToRuntime<CLTDensifyAdjointOp>, ToRuntime<CLTEditAdjointOp>,
+             ToRuntime<PolicyProjectAdjointOp>, ToRuntime<ModelRunOp>, ToRuntime<ModelLinearizeOp>,
+             ToRuntime<ModelPullbackOp>, ConvertReturn, ConvertCall, ConvertSelect>(converter,
+                                                                                    context);
     populateFunctionOpInterfaceTypeConversionPattern<func::FuncOp>(patterns, converter);
 
     ConversionTarget target(*context);

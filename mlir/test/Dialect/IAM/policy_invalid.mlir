@@ -213,3 +213,43 @@ func.func @policy_project_adjoint_c5_size_of_second(%h: tensor<2x4xf32>, %v: ten
   %0 = iam.policy.project_adjoint box %h, %h, %v, %u : (tensor<2x4xf32>, tensor<2x4xf32>, tensor<4xf32>, tensor<5xf32>) -> tensor<2x4xf32>
   return
 }
+
+// -----
+
+func.func @policy_sequence_c2_step(%h: tensor<2x4xf32>, %v: tensor<2x4xf32>, %s: tensor<2xf32>) {
+  // expected-error @below {{'iam.policy.sequence' op expected steps 0 (add), 1 (ablate), 2 (clamp) or 3 (halfspace), got 4}}
+  %0 = "iam.policy.sequence"(%h, %v, %s) <{steps = array<i32: 0, 4>}> : (tensor<2x4xf32>, tensor<2x4xf32>, tensor<2xf32>) -> tensor<2x4xf32>
+  return
+}
+
+// -----
+
+func.func @policy_sequence_c2_word(%h: tensor<2x4xf32>, %v: tensor<2x4xf32>, %s: tensor<2xf32>) {
+  // expected-error @below {{expected add, ablate, clamp or halfspace, got rotate}}
+  %0 = iam.policy.sequence add, rotate %h, %v, %s : tensor<2x4xf32>, tensor<2x4xf32>, tensor<2xf32>
+  return
+}
+
+// -----
+
+func.func @policy_sequence_c3_directions(%h: tensor<2x4xf32>, %v: tensor<2x4xf32>, %s: tensor<2xf32>) {
+  // expected-error @below {{'iam.policy.sequence' op expected the number of directions to be the number of steps (3), got 2}}
+  %0 = iam.policy.sequence add, add, add %h, %v, %s : tensor<2x4xf32>, tensor<2x4xf32>, tensor<2xf32>
+  return
+}
+
+// -----
+
+func.func @policy_sequence_c4_strengths(%h: tensor<2x4xf32>, %v: tensor<2x4xf32>, %s: tensor<1xf32>) {
+  // expected-error @below {{'iam.policy.sequence' op expected the number of strengths to be the number of steps (2), got 1}}
+  %0 = iam.policy.sequence add, clamp %h, %v, %s : tensor<2x4xf32>, tensor<2x4xf32>, tensor<1xf32>
+  return
+}
+
+// -----
+
+func.func @policy_sequence_c5_width(%h: tensor<2x4xf32>, %v: tensor<2x5xf32>, %s: tensor<2xf32>) {
+  // expected-error @below {{'iam.policy.sequence' op expected the width of directions to be the width of h (4), got 5}}
+  %0 = iam.policy.sequence add, clamp %h, %v, %s : tensor<2x4xf32>, tensor<2x5xf32>, tensor<2xf32>
+  return
+}

@@ -57,3 +57,10 @@ func.func @project_adjoint(%h: tensor<?x4xf32>, %v: tensor<4xf32>, %s: f32) {
   %1 = iam.policy.project_adjoint box %h, %h, %v, %v : (tensor<?x4xf32>, tensor<?x4xf32>, tensor<4xf32>, tensor<4xf32>) -> tensor<?x4xf32>
   return
 }
+
+// CHECK-LABEL: func.func @sequence
+func.func @sequence(%h: tensor<?x4xf32>, %v: tensor<4x4xf32>, %s: tensor<4xf32>) {
+  // CHECK: iam.policy.sequence add, ablate, clamp, halfspace %{{.*}}, %{{.*}}, %{{.*}} : tensor<?x4xf32>, tensor<4x4xf32>, tensor<4xf32>
+  %0 = iam.policy.sequence add, ablate, clamp, halfspace %h, %v, %s : tensor<?x4xf32>, tensor<4x4xf32>, tensor<4xf32>
+  return
+}

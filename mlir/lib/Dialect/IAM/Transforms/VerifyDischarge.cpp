@@ -9,6 +9,7 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "PolicySets.h"
 #include "iam/Dialect/IAM/IR/IAMOps.h"
 #include "iam/Dialect/IAM/Transforms/Passes.h"
 #include "mlir/IR/Matchers.h"
@@ -29,49 +30,26 @@ bool isOntoSetOf(Operation *maker, PolicyVerifyOp verify) {
          project.getFirst() == verify.getFirst() && project.getSecond() == verify.getSecond();
 }
 
-/// a <= b, which NaN is not.
-bool isOrdered(const APFloat &a, const APFloat &b) {
-  const APFloat::cmpResult order = a.compare(b);
-  return order == APFloat::cmpLessThan || order == APFloat::cmpEqual;
-}
-
-bool isConstantBelow(Value low, Value high) {
-  APFloat a(0.0f), b(0.0f);
-  return matchPattern(low, m_ConstantFloat(&a)) && matchPattern(high, m_ConstantFloat(&b)) &&
-         isOrdered(a, b);
-}
-
-/// low <= high at every index. The same value need not be constant.
-bool isVectorBelow(Value low, Value high) {
-  if (low == high)
-    return true;
-  DenseFPElementsAttr a, b;
-  if (!matchPattern(low, m_Constant(&a)) || !matchPattern(high, m_Constant(&b)) ||
-      a.getType() != b.getType())
-    return false;
-  return llvm::all_of(llvm::zip_equal(a, b), [](const auto &pair) {
-    return isOrdered(std::get<0>(pair), std::get<1>(pair));
-  });
-}
-
 /// Whether what `project` makes is inside of the set of `verify`, by the arithmetic of the runtime:
 /// margins only grow with the bound, and their sign is exact.
 bool isInside(PolicyProjectOp project, PolicyVerifyOp verify) {
-  if (project.getKind() != verify.getKind())
-    return false;
-  switch (verify.getKind()) {
-  case SetKind::Halfspace:
-  case SetKind::Ball:
-    return project.getFirst() == verify.getFirst() &&
-           (project.getSecond() == verify.getSecond() ||
-            isConstantBelow(project.getSecond(), verify.getSecond()));
-  case SetKind::Box:
-    return isVectorBelow(verify.getFirst(), project.getFirst()) &&
-           isVectorBelow(project.getSecond(), verify.getSecond());
-  case SetKind::Subspace:
-    return false;
-  }
-  llvm_unreachable("a set of another enumeration");
+  return verify.getKind() != SetKind::Subspace &&
+         isInside(PolicySet::of(project), PolicySet::of(verify));
+}
+
+/// The edit that takes rows out of the asserted half-space that were just moved onto its border: an
+/// addition of the normal, with a constant strength > 0. Every row that the projection moved fails.
+PolicySteerOp findBreakingEdit(PolicyVerifyOp verify) {
+  auto steer = verify.getH().getDefiningOp<PolicySteerOp>();
+  if (!steer || steer.getMode() != SteerMode::Add || verify.getKind() != SetKind::Halfspace ||
+      steer.getV() != verify.getFirst() || !verify.getTolerance().isZero())
+    return {};
+  std::optional<double> strength = constantNumber(steer.getStrength());
+  auto project = steer.getH().getDefiningOp<PolicyProjectOp>();
+  if (!strength || !(*strength > 0) || !project ||
+      !isInside(PolicySet::of(verify), PolicySet::of(project)))
+    return {};
+  return steer;
 }
 
 /// The projection onto the set of `verify` that the asserted value was made of, through operands of
@@ -129,7 +107,17 @@ struct VerifyDischargePass : iam::impl::VerifyDischargePassBase<VerifyDischargeP
   void runOnOperation() override {
     SmallVector<PolicyVerifyOp> asserted;
     getOperation()->walk([&](PolicyVerifyOp op) { asserted.push_back(op); });
+    bool holds = true;
     for (PolicyVerifyOp op : asserted) {
+      if (PolicySteerOp edit = findBreakingEdit(op)) {
+        InFlightDiagnostic error = op.emitOpError("\"")
+                                   << op.getMessage() << "\" is refuted: " << edit->getName()
+                                   << " moves every row that was projected onto the border out of "
+                                      "the half-space; project after it, or assert before it";
+        error.attachNote(edit.getLoc()) << "the edit is here";
+        holds = false;
+        continue;
+      }
       auto project = op.getH().getDefiningOp<PolicyProjectOp>();
       if (!project || !isInside(project, op)) {
         explain(op);
@@ -147,6 +135,8 @@ struct VerifyDischargePass : iam::impl::VerifyDischargePassBase<VerifyDischargeP
       op.erase();
       ++numErased;
     }
+    if (!holds)
+      signalPassFailure();
   }
 };
 } // namespace

@@ -120,6 +120,12 @@ def VerifyDischargePass : Pass<"iam-verify-discharge"> {
     what stays right after a projection onto such a set with other bounds, that
     constants do not order them.
 
+    An error at the assertion, which names the edit: one without tolerance on a
+    half-space right after `iam.policy.steer add` of its normal, with a constant
+    strength > 0, to what was projected onto that half-space or one around it. Every
+    row that the projection moved to the border is outside then. Other edits are left
+    to the check at run time.
+
     Idempotent. Run it after CSE, which makes equal operands one.
   }];
   let statistics = [
