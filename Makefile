@@ -186,7 +186,7 @@ bench: $(BENCH)/.stamps/iam $(STAMP)/model ## speed and memory against SAELens a
 	@mkdir -p bench-results
 	@$(BENCH)/bin/python tests/benchmarks/bench_coders.py --json bench-results/coders.json $(ARGS)
 	@$(BENCH)/bin/python tests/benchmarks/bench_training.py --json bench-results/training.json
-	@for b in tests/benchmarks/bench_attach.py tests/benchmarks/bench_demand.py tests/benchmarks/bench_policy.py tests/benchmarks/bench_overhead.py; do \
+	@for b in tests/benchmarks/bench_attach.py tests/benchmarks/bench_attribution.py tests/benchmarks/bench_demand.py tests/benchmarks/bench_policy.py tests/benchmarks/bench_overhead.py; do \
 	  if [ -f $$b ]; then $(PY) $$b --json bench-results/$$(basename $$b .py | sed s/bench_//).json || exit 1; fi; done
 
 # ---------------------------------------------------------------------------------------------------- cleaning

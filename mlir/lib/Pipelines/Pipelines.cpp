@@ -32,8 +32,9 @@ constexpr PipelineStep kAttribute[] = {
     {"iam-differentiate", "after the fusion: fused encodes and deltas have cheaper derivatives"},
     {"symbol-dce", "functions that were only differentiated are not compiled"},
     {"canonicalize", "what the derivative does not need of the function goes away"},
-    {"cse", "attributions of one prompt share what they have in common"},
     {"loop-invariant-code-motion", "what does not depend on the point is computed once"},
+    {"cse", "equal ops are one: the next pass compares SSA values"},
+    {"iam-attribution-cache", "one forward pass for what runs and derivatives have in common"},
     {"iam-policy-projection", "derivatives know single steps: after them, steps go together"},
 };
 

@@ -1,8 +1,9 @@
 // The passes of each pipeline exist, and the pipelines are what the table in mlir/lib/Pipelines/Pipelines.cpp says.
 // RUN: iam-opt %s --iam-fuse --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=FUSE
+// RUN: iam-opt %s --iam-attribute --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=ATTRIBUTE
 // RUN: iam-opt %s --iam-to-loops --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=LOOPS
 // RUN: iam-opt %s --iam-loops-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=LLVM
-// RUN: iam-opt %s --iam-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,LOOPS,LLVM
+// RUN: iam-opt %s --iam-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,ATTRIBUTE,LOOPS,LLVM
 // RUN: iam-opt %s --iam-export-stablehlo --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,STABLEHLO
 // As text, in a pipeline of somebody else's.
 // RUN: iam-opt %s --pass-pipeline='builtin.module(iam-fuse,canonicalize)' --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=FUSE
@@ -16,6 +17,12 @@
 // FUSE: canonicalize
 // FUSE: cse
 // FUSE: iam-demand-driven-encode
+
+// ATTRIBUTE: iam-differentiate
+// ATTRIBUTE: symbol-dce
+// ATTRIBUTE: loop-invariant-code-motion
+// ATTRIBUTE: cse
+// ATTRIBUTE: iam-attribution-cache
 
 // LOOPS: iam-to-linalg
 // LOOPS: convert-elementwise-to-linalg

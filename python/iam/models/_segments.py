@@ -116,6 +116,7 @@ class Prompt:
         self._last: list[Any] = []
         self._lock = _LOCKS.setdefault(model.model, threading.RLock())
         self._handle: int | None = None
+        self._weights: tuple[Any, ...] | None = None
 
     @property
     def model(self) -> LanguageModel:
@@ -301,6 +302,11 @@ class Prompt:
                 model.model.eval()
                 stack.callback(model.model.train)
             stack.enter_context(torch.set_grad_enabled(grad))
+            weights = tuple((p.data_ptr(), p._version) for p in model.model.parameters())
+            if weights != self._weights:  # what was kept is of older ones
+                self._weights = weights
+                self._blocks = None
+                self._entries.clear()
             y = self._through(self._entry(0), 0, end) if h is None else self._from_site(h, start, end)
             if positions is not None:
                 y = self._at(y, positions)

@@ -15,6 +15,7 @@
 
 namespace mlir {
 class RewritePatternSet;
+class RewriterBase;
 } // namespace mlir
 
 namespace iam {
@@ -42,6 +43,30 @@ struct PolicyProjectionCounts {
 /// The patterns of `iam-policy-projection`. `counts` must outlive the pattern set.
 void populatePolicyProjectionPatterns(mlir::RewritePatternSet &patterns,
                                       PolicyProjectionCounts &counts);
+
+/// What `iam-attribution-cache` did.
+struct AttributionCacheCounts {
+  int64_t loopsFused = 0;
+  int64_t hoisted = 0;
+  int64_t runsShared = 0;
+  int64_t tokensMerged = 0;
+  int64_t prefixes = 0;
+  int64_t givenUp = 0;
+};
+
+/// The rewrites of `iam-attribution-cache`, one for each item of its description, in functions under
+/// `root`. Between them, equal ops have to be made one (CSE).
+void fuseAttributionLoops(mlir::Operation *root, mlir::RewriterBase &rewriter,
+                          AttributionCacheCounts &counts);
+void hoistAttributionOps(mlir::Operation *root, mlir::RewriterBase &rewriter,
+                         AttributionCacheCounts &counts);
+void shareDerivativeValues(mlir::Operation *root, mlir::RewriterBase &rewriter,
+                           AttributionCacheCounts &counts);
+void mergeTokens(mlir::Operation *root, mlir::RewriterBase &rewriter,
+                 AttributionCacheCounts &counts);
+/// `budget` in bytes, 0 for no limit.
+void continuePrefixes(mlir::Operation *root, mlir::RewriterBase &rewriter, int64_t budget,
+                      int64_t assumedRows, AttributionCacheCounts &counts);
 } // namespace iam
 
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES_H

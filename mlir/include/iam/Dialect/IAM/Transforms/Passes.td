@@ -246,4 +246,73 @@ def DifferentiatePass : Pass<"iam-differentiate", "mlir::ModuleOp"> {
                            "mlir::scf::SCFDialect", "mlir::tensor::TensorDialect"];
 }
 
+def AttributionCachePass : Pass<"iam-attribution-cache"> {
+  let summary = "Compute once what several attributions of a prompt have in common";
+  let description = [{
+    What MLIR's CSE does not see: one forward pass can serve a run to a later site, a
+    derivative, and other tokens. Run it after derivatives are written out. In this
+    order:
+
+    1. **Loops over one path.** `scf.for` loops of one block with the same bounds and step,
+       which hold segments of a model, become one loop, when the second needs nothing of
+       the first. Equal ops of the two are one then.
+    2. **Hoisting.** Pure ops of this dialect (encodes, points, segments) leave loops in
+       which they do not change, and both branches of an `scf.if` that have them.
+    3. **A run beside a derivative.** `iam.model.run` with the operands and attributes of an
+       `iam.model.linearize` is the value of that.
+    4. **Tokens.** Segments of one model and input to the logits, at the same positions,
+       that differ in `tokens` become one for all of them; each takes its columns, and
+       cotangents get zeros in the others:
+
+       ```mlir
+       %y, %t = iam.model.linearize %m, %h from "resid_post.20" to "logits" tokens [1, 2] ...
+       %z, %u = iam.model.linearize %m, %h from "resid_post.20" to "logits" tokens [3, 4] ...
+       ```
+    5. **Prefixes.** A run continues from the latest site that another run of the same
+       model reaches from the same input: with `run %m to "resid_post.20"`, `run %m to
+       "resid_post.25"` becomes `run %m, %a from "resid_post.20" to "resid_post.25"`.
+
+    Holds back
+    * in 1 when the loops have other bounds, the second reads a result of the first, or
+      something with an effect that is no assertion is in or between them;
+    * in 3 to 5 for another model value or input, and where the op that would serve is not
+      computed before on every way; a run in an enclosing block serves nested ones;
+    * in 4 when a segment takes all tokens, or other positions, or its tape goes anywhere but to
+      `iam.model.pullback`: with a remark;
+    * in 5 for sites inside a block, where a run starts with the block's other inputs, and
+      for runs of some positions only, which cannot be continued;
+    * in 5 under a `budget`: kept activations count from where they are made to their last
+      use, as rows times width times 4 bytes, unless the program keeps them as long anyway.
+      While more than `budget` bytes are alive at one place, the site that saves the fewest
+      blocks a byte is given up, and its users compute it again. Sizes that are not in
+      the types are taken to be `assumed-rows` rows. Tapes are not counted: they hold
+      what torch keeps, and live until the program ends.
+
+    A remark at each op that was rewritten or held back says what for.
+
+    Idempotent.
+
+    Accuracy: 1, 2, 3 and 5 are exact: the same arithmetic in the same order. 4 multiplies with more
+    columns of the unembedding at once, which torch may sum in another order: equal
+    within its rounding. With assertions in both of two loops that become one, another one
+    of several that fail may be the first.
+  }];
+  let options = [
+    Option<"budget", "budget", "int64_t", /*default=*/"0",
+           "Bytes of activations that may be kept for later runs; 0: no limit">,
+    Option<"assumedRows", "assumed-rows", "int64_t", /*default=*/"64",
+           "Rows of a prompt, where the types do not say">,
+  ];
+  let statistics = [
+    Statistic<"numLoopsFused", "num-loops-fused", "Number of loops that joined another one">,
+    Statistic<"numHoisted", "num-hoisted", "Number of ops moved out of loops and branches">,
+    Statistic<"numRunsShared", "num-runs-shared", "Number of runs that are the value of a derivative">,
+    Statistic<"numTokensMerged", "num-tokens-merged", "Number of segments that became columns of another one">,
+    Statistic<"numPrefixes", "num-prefixes", "Number of runs that continue from another one">,
+    Statistic<"numGivenUp", "num-given-up", "Number of sites computed again because of the budget">,
+  ];
+  let dependentDialects = ["iam::IAMDialect", "mlir::arith::ArithDialect", "mlir::linalg::LinalgDialect",
+                           "mlir::scf::SCFDialect", "mlir::tensor::TensorDialect"];
+}
+
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES
