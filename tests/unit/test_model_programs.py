@@ -1,0 +1,169 @@
+"""Parts of a model in compiled programs: what crosses, what is shared, and what goes wrong."""
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import iam  # noqa: E402
+from iam.errors import ShapeError, SiteError, TraceError  # noqa: E402
+
+IDS = [[5, 9, 3, 60, 2, 8], [7, 1, 33, 4, 21, 6]]
+
+
+@pytest.fixture(scope="module")
+def model(one_thread):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=67, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, pad_token_id=0
+    )
+    return iam.LanguageModel(transformers.AutoModelForCausalLM.from_config(config).eval())
+
+
+@iam.jit
+def through(prompt, strength):
+    h = prompt.run(to="resid_post.0")
+    return prompt.run(h * strength, from_="resid_post.0", to="resid_post.2")
+
+
+def test_a_program_runs_what_the_prompt_runs(model):
+    prompt = model.on(IDS)
+    h = prompt.run(to="resid_post.0")
+    found = through(prompt, 2.0)
+    assert found.shape == (2, 6, 32)
+    torch.testing.assert_close(found, prompt.run(2 * h, from_="resid_post.0", to="resid_post.2"))
+
+
+def test_one_recording_serves_other_prompts(model):
+    through(model.on(IDS), 1.0)
+    before = through.stats()["recordings"]
+    other = model.on([[4, 8, 15]])
+    torch.testing.assert_close(through(other, 1.0), other.run(to="resid_post.2"), rtol=0, atol=1e-6)
+    assert through.stats()["recordings"] == before
+
+
+def test_activations_of_a_call_join_those_of_the_model(model):
+    prompt = model.on(IDS)
+    add = iam.jit(lambda prompt, x: prompt.run(to="resid_post.1") + x)
+    x = torch.ones(2, 6, 32)
+    torch.testing.assert_close(add(prompt, x), prompt.run(to="resid_post.1") + 1)
+    with pytest.raises(ShapeError, match=r"of the same leading dimensions, got \(2, 6\) and \(2, 5\)"):
+        add(prompt, torch.ones(2, 5, 32))
+
+
+def test_chosen_positions_have_rows_of_their_own(model):
+    prompt = model.on(IDS)
+    last = iam.jit(lambda prompt: prompt.run(to="logits", tokens=[3, 4], positions=[-1]))
+    torch.testing.assert_close(last(prompt), prompt.run(to="logits", tokens=[3, 4], positions=[-1])[:, 0])
+    mixed = iam.jit(lambda prompt: prompt.run(to="resid_post.1", positions=[0]) + prompt.run(to="resid_post.1"))
+    with pytest.raises(ShapeError, match="chosen positions of a prompt only"):
+        mixed(prompt)
+
+
+def test_what_the_model_raises_reaches_the_caller(model):
+    prompt = model.on(IDS)
+    through(prompt, 1.0)
+
+    class Broken(Exception):
+        pass
+
+    def fail(*_):
+        raise Broken("on purpose")
+
+    handle = model._blocks[1].register_forward_hook(fail)
+    try:
+        with pytest.raises(Broken, match="on purpose"):
+            through(prompt, 1.0)
+    finally:
+        handle.remove()
+    assert torch.isfinite(through(prompt, 1.0)).all()  # nothing of the failure is left
+
+
+def test_a_failure_in_a_gradient_leaves_nothing_behind(model):
+    prompt = model.on(IDS)
+
+    @iam.jit
+    def gradient(prompt):
+        h = prompt.run(to="resid_post.0")
+        points, weights = iam.ops.path(h, 0 * h, steps=3)
+
+        def metric(h):
+            return prompt.run(h, from_="resid_post.0", to="logits", tokens=[3], positions=[-1])[:, 0]
+
+        return iam.ops.grad(metric, h, 0 * h, points, weights) + h
+
+    expected = gradient(prompt)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = model._blocks[2].register_forward_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            gradient(prompt)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(gradient(prompt), expected)
+
+
+def test_results_own_their_memory(model):
+    """What the model made is taken over without a copy, and is still good when the model has gone on."""
+    prompt = model.on(IDS)
+    read = iam.jit(lambda prompt: prompt.run(to="resid_post.1"))
+    first = read(prompt)
+    kept = first.clone()
+    for _ in range(5):
+        read(prompt)
+        through(prompt, 3.0)
+    gc.collect()
+    torch.testing.assert_close(first, kept, rtol=0, atol=0)
+
+
+def test_prompts_are_not_kept_alive(model):
+    prompt = model.on(IDS)
+    through(prompt, 1.0)
+    gone = weakref.ref(prompt)
+    del prompt
+    gc.collect()
+    assert gone() is None
+
+
+def test_threads_take_turns(model):
+    prompts = [model.on([[i + 1, i + 2, i + 3]]) for i in range(4)]
+    expected = [through(prompt, 1.5) for prompt in prompts]
+    found = [None] * 4
+
+    def work(i):
+        for _ in range(5):
+            found[i] = through(prompts[i], 1.5)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_sites_are_checked_while_recording(model):
+    wrong = iam.jit(lambda prompt: prompt.run(prompt.run(to="mlp_in.1"), from_="mlp_out.1", to="resid_post.2"))
+    with pytest.raises(SiteError, match=r"h is an activation of mlp_in\.1 and is put in at mlp_out\.1"):
+        wrong(model.on(IDS))
+
+
+def test_prompts_are_arguments(model):
+    prompt = model.on(IDS)
+    closed = iam.jit(lambda x: prompt.run(x, from_="resid_post.0", to="resid_post.1"))
+    with pytest.raises(TraceError, match="make it a parameter"):
+        closed(np.zeros((12, 32), np.float32))
+
+
+def test_explain_shows_the_parts(model):
+    text = str(through.explain(model.on(IDS), 1.0))
+    assert "iam.model.run" in text
