@@ -23,6 +23,7 @@ EXAMPLES = {  # pass -> lit test below mlir/test, its functions, what runs after
     "iam-demand-driven-encode": ("Transforms/demand_driven_encode.mlir", ["delta"], ()),
     "iam-differentiate": ("Transforms/differentiate.mlir", ["logit", "model"], ("symbol-dce", "canonicalize", "cse")),
     "iam-attribution-cache": ("Transforms/attribution_cache.mlir", ["prefix"], ()),
+    "iam-hoist-weights": ("Transforms/hoist_weights.mlir", ["main"], ()),
     "iam-policy-projection": ("Transforms/policy_projection.mlir", ["one_pass"], ()),
     "iam-to-linalg": ("Conversion/iam_to_linalg.mlir", ["steer_add"], ()),
     "iam-reuse-operands": ("Conversion/reuse_operands.mlir", ["runtime_result"], ()),

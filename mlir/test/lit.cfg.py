@@ -16,6 +16,7 @@ import lit.formats
 config.name = "iam"
 config.test_format = lit.formats.ShTest(execute_external=False)
 config.suffixes = [".mlir"]
+config.excludes = ["Inputs"]
 config.test_source_root = os.path.dirname(__file__)
 out = os.path.abspath(os.environ.get("IAM_LIT_OUT", tempfile.gettempdir()))
 config.test_exec_root = os.path.join(out, f"iam-lit-{os.getuid()}")

@@ -547,11 +547,11 @@ def test_functions_that_are_not_there_are_named():
 
 def test_ops_without_a_lowering_say_so():
     text = """
-    func.func @select(%s: tensor<3x64xf32>) -> tensor<3x10xf32> {
-      %i, %t = iam.attr.select %s, n = 10 : tensor<3x64xf32> -> tensor<3x10xi32>, tensor<3x10xf32>
-      return %t : tensor<3x10xf32>
+    func.func @circuit(%f: tensor<5xf32>, %W_dec: tensor<5x4xf32>, %W_enc: tensor<4x3xf32>) -> tensor<5x3xf32> {
+      %0 = iam.attr.circuit %f, %W_dec, %W_enc : (tensor<5xf32>, tensor<5x4xf32>, tensor<4x3xf32>) -> tensor<5x3xf32>
+      return %0 : tensor<5x3xf32>
     }"""
-    with pytest.raises(CompileError, match=r"-:3:16: error: .*not lowered yet"):
+    with pytest.raises(CompileError, match=r"-:3:12: error: .*not lowered yet"):
         compile_module(text)
 
 

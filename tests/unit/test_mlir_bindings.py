@@ -194,16 +194,16 @@ def test_wrong_operands_are_errors(context):
 
 def test_failing_pass(context):
     module = ir.Module.parse(
-        "func.func @f(%s: tensor<3x64xf32>) -> tensor<3x10xf32> {\n"
-        "  %i, %t = iam.attr.select %s, n = 10 : tensor<3x64xf32> -> tensor<3x10xi32>, tensor<3x10xf32>\n"
-        "  return %t : tensor<3x10xf32>\n}"
+        "func.func @f(%f: tensor<5xf32>, %D: tensor<5x4xf32>, %E: tensor<4x3xf32>) -> tensor<5x3xf32> {\n"
+        "  %0 = iam.attr.circuit %f, %D, %E : (tensor<5xf32>, tensor<5x4xf32>, tensor<4x3xf32>) -> tensor<5x3xf32>\n"
+        "  return %0 : tensor<5x3xf32>\n}"
     )
     manager = passmanager.PassManager.parse("builtin.module(iam-to-runtime)")
     with pytest.raises(ir.MLIRError) as caught:
         manager.run(module.operation)
     (error,) = caught.value.error_diagnostics
-    assert error.message.startswith("'iam.attr.select' op is not lowered yet")
-    assert str(error.location) == 'loc("-":2:12)'
+    assert error.message.startswith("'iam.attr.circuit' op is not lowered yet")
+    assert str(error.location) == 'loc("-":2:8)'
     assert module.operation.verify()
 
 
@@ -230,6 +230,8 @@ def test_pipelines_are_those_of_iam_opt(context):
     listed = pipelines()
     assert [p.name for p in listed] == [
         "iam-fuse",
+        "iam-attribute",
+        "iam-hoist",
         "iam-to-loops",
         "iam-loops-to-llvm",
         "iam-to-llvm",

@@ -38,6 +38,11 @@ constexpr PipelineStep kAttribute[] = {
     {"iam-policy-projection", "derivatives know single steps: after them, steps go together"},
 };
 
+constexpr PipelineStep kHoist[] = {
+    {"iam-hoist-weights", "after the rewrites, which may need ops of weights where they are used; "
+                          "while ops still say what they mean"},
+};
+
 constexpr PipelineStep kToLoops[] = {
     {"canonicalize", "fold before lowering, while ops still say what they mean"},
     {"cse", "the last moment for it: see iam-to-runtime"},
@@ -96,6 +101,7 @@ constexpr PipelineStep kLoopsToLLVM[] = {
 constexpr PipelineStep kToLLVM[] = {
     {"iam-fuse", "remove work"},
     {"iam-attribute", "write out derivatives"},
+    {"iam-hoist", "what depends on weights only is computed once for many calls"},
     {"iam-to-loops", "fix who computes what, and where it is stored"},
     {"iam-loops-to-llvm", "what the JIT takes"},
 };
@@ -110,6 +116,8 @@ const Pipeline kPipelines[] = {
     {"iam-fuse", "remove work: what is left is still the iam dialect", kFuse},
     {"iam-attribute",
      "write out derivatives: what is left is the iam dialect, loops and arithmetic", kAttribute},
+    {"iam-hoist", "work on weights only goes to an init function, where arguments say iam.weight",
+     kHoist},
     {"iam-to-loops", "runtime calls and loops over memory, without fusing iam ops", kToLoops},
     {"iam-loops-to-llvm", "the result of iam-to-loops as LLVM dialect", kLoopsToLLVM},
     {"iam-to-llvm", "the whole way: from iam to the LLVM dialect that the JIT takes", kToLLVM},

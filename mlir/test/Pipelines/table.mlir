@@ -3,7 +3,7 @@
 // RUN: iam-opt %s --iam-attribute --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=ATTRIBUTE
 // RUN: iam-opt %s --iam-to-loops --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=LOOPS
 // RUN: iam-opt %s --iam-loops-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=LLVM
-// RUN: iam-opt %s --iam-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,ATTRIBUTE,LOOPS,LLVM
+// RUN: iam-opt %s --iam-to-llvm --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,ATTRIBUTE,HOIST,LOOPS,LLVM
 // RUN: iam-opt %s --iam-export-stablehlo --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefixes=FUSE,STABLEHLO
 // As text, in a pipeline of somebody else's.
 // RUN: iam-opt %s --pass-pipeline='builtin.module(iam-fuse,canonicalize)' --dump-pass-pipeline -o /dev/null 2>&1 | FileCheck %s --check-prefix=FUSE
@@ -23,6 +23,7 @@
 // ATTRIBUTE: loop-invariant-code-motion
 // ATTRIBUTE: cse
 // ATTRIBUTE: iam-attribution-cache
+// HOIST: iam-hoist-weights
 
 // LOOPS: iam-to-linalg
 // LOOPS: convert-elementwise-to-linalg

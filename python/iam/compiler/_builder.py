@@ -45,6 +45,9 @@ def build_module(program: Recorded) -> tuple[Any, Any]:
             function = func.FuncOp(program.name, mlir.FunctionType.get(inputs, outputs))
             names = [mlir.Location.name(value.name) for value in program.inputs]
             block = function.add_entry_block(names)
+            weight, nothing = {"iam.weight": mlir.UnitAttr.get()}, dict[str, Any]()
+            marks = [mlir.DictAttr.get(weight if value.is_weight else nothing) for value in program.inputs]
+            function.arg_attrs = mlir.ArrayAttr.get(marks)
         builder.values.update(zip(program.inputs, block.arguments, strict=True))
         with mlir.InsertionPoint(block):
             for i in program.donated:

@@ -25,7 +25,7 @@ from iam.compiler import _object
 
 __all__ = ["cache_info", "clear_cache", "key_of", "load", "store"]
 
-_MAGIC = b"IAMPROG1"
+_MAGIC = b"IAMPROG2"
 _LIMIT_MB = 64.0
 _STALE = 3600.0  # seconds after which a temporary file belongs to a writer that died
 _SUFFIX = ".iamobj"
@@ -122,14 +122,20 @@ def key_of(program: str, options: str) -> str:
 # Files.
 
 
-def _pack(key: str, code: bytes) -> bytes:
-    header = json.dumps({"key": key, "size": len(code)}).encode()
+def _pack(key: str, code: bytes, note: str = "") -> bytes:
+    header = json.dumps({"key": key, "size": len(code), "note": note}).encode()
     body = struct.pack("<I", len(header)) + header + code
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
 def _unpack(key: str, data: bytes) -> bytes | None:
     """The code, or None if this is not what was written under that key."""
+    found = _unpack_all(key, data)
+    return None if found is None else found[0]
+
+
+def _unpack_all(key: str, data: bytes) -> tuple[bytes, str] | None:
+    """The code and its note, or None."""
     start = len(_MAGIC) + 32
     body = data[start:]
     if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != data[len(_MAGIC) : start]:
@@ -140,7 +146,9 @@ def _unpack(key: str, data: bytes) -> bytes | None:
     except ValueError:
         return None
     code = body[4 + length :]
-    return code if header == {"key": key, "size": len(code)} else None
+    if not isinstance(header, dict) or not isinstance(note := header.pop("note", None), str):
+        return None
+    return (code, note) if header == {"key": key, "size": len(code)} else None
 
 
 def _read(path: Path) -> bytes | None:
@@ -168,11 +176,12 @@ def load(key: str) -> _object.Image | None:
     if data is None:
         _count("misses")
         return None
-    code = _unpack(key, data)
+    found = _unpack_all(key, data)
     image = None
-    if code is not None:
+    if found is not None:
         with contextlib.suppress(_object.ObjectError, OSError, ValueError):
-            image = _object.load_object(code)
+            image = _object.load_object(found[0])
+            image.note = found[1]
     if image is None:
         _count("damaged")
         _count("misses")
@@ -185,8 +194,8 @@ def load(key: str) -> _object.Image | None:
     return image
 
 
-def store(key: str, code: bytes) -> None:
-    """Keep ``code`` under ``key``. A cache that cannot be written is no error."""
+def store(key: str, code: bytes, note: str = "") -> None:
+    """Keep ``code``, and what has to be known of it, under ``key``. A cache that cannot be written is no error."""
     folder, _ = _folder()
     if folder is None:
         return
@@ -198,7 +207,7 @@ def store(key: str, code: bytes) -> None:
         handle, name = tempfile.mkstemp(suffix=_PART, dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(_pack(key, code))
+                file.write(_pack(key, code, note))
             os.replace(name, folder / (key + _SUFFIX))
         except BaseException:
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ Compiled programs run without the lock and without the GIL.
 from __future__ import annotations
 
 import functools
+import json
 import linecache
 import re
 import tempfile
@@ -23,6 +24,7 @@ import numpy as np
 
 from iam._tools import runtime_library
 from iam.compiler import _disk, _object
+from iam.compiler._once import Once
 from iam.core.arrays import as_float32, check_float, shape_of
 from iam.core.errors import ArgumentError, CompileError, DtypeError, InternalError, MissingDependencyError, ShapeError
 from iam.core.features import SparseFeatures
@@ -58,7 +60,7 @@ STAGES: tuple[str, ...] = get_args(Stage)
 PIPELINES: dict[str, tuple[str, ...]] = {
     "iam": (),
     "fused": ("iam-fuse", "iam-attribute"),
-    "llvm": ("iam-to-llvm",),
+    "llvm": ("iam-fuse", "iam-attribute", "iam-hoist", "iam-to-loops", "iam-loops-to-llvm"),
 }
 """Stage -> the named pipelines that lead to it; :func:`pipelines` says what they consist of."""
 
@@ -89,7 +91,7 @@ def passes_to(stage: str, donates: bool) -> tuple[str, ...]:
         return PIPELINES[stage]
     table = {pipeline.name: pipeline.passes for pipeline in pipelines()}
     loops = table["iam-to-loops"].replace("iam-reuse-operands", "eliminate-empty-tensors,iam-reuse-operands")
-    return "iam-fuse", "iam-attribute", loops, "iam-loops-to-llvm"
+    return tuple(loops if name == "iam-to-loops" else name for name in PIPELINES[stage])
 
 
 LOCK = threading.RLock()
@@ -300,7 +302,25 @@ def flat(slots: Sequence[Slot]) -> list[tuple[str, int]]:
     return components
 
 
+def first_components(slots: Sequence[Slot]) -> list[int]:
+    """Where the components of each slot begin."""
+    return [len(flat(slots[:i])) for i in range(len(slots))]
+
+
 # The engine.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Init:
+    """The init function that ``iam-hoist-weights`` made; see :mod:`iam.compiler._once`.
+
+    Attributes:
+        program: ``iam._runtime.Program``: weights to hoisted components.
+        weights: Numbers of the arguments of the compiled function that it takes.
+    """
+
+    program: Any
+    weights: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)  # no slots: it is held by weak references
@@ -311,6 +331,8 @@ class Native:
     engine: Any
     compile_ms: float
     from_disk: bool = False
+    init: Init | None = None
+    """What computes the last arguments of ``program`` from weights, if there is something to compute."""
 
 
 _PROGRAMS: weakref.WeakValueDictionary[Any, Native] = weakref.WeakValueDictionary()
@@ -348,9 +370,10 @@ def find_or_build(
     start = time.perf_counter()
     key = _disk.key_of(fingerprint, options)
     image = _disk.load(key)
-    if image is not None and image.address(_PACKED):
-        program = native().Program(image.address(_PACKED), flat(inputs), flat(results))
-        found = Native(program, image, (time.perf_counter() - start) * 1e3, from_disk=True)
+    linked = None if image is None else _link(image.address, image.note, inputs, results)
+    if linked is not None:
+        spent = (time.perf_counter() - start) * 1e3
+        found = Native(linked[0], image, spent, from_disk=True, init=linked[1])
     else:
         with context():
             found = build_engine(
@@ -366,8 +389,42 @@ def find_or_build(
     return found, True
 
 
-_PACKED = f"_mlir__mlir_ciface_{ENTRY}"
-"""The packed form of the entry, ``void(void**)``: what ``raw_lookup("_mlir_ciface_...")`` gives."""
+_INIT = f"{ENTRY}.init"
+
+
+def _packed(function: str) -> str:
+    """The packed form of a function, ``void(void**)``: what ``raw_lookup("_mlir_ciface_...")`` gives."""
+    return f"_mlir__mlir_ciface_{function}"
+
+
+def _link(
+    address: Callable[[str], int | None], note: str, inputs: Sequence[Slot], results: Sequence[Slot]
+) -> tuple[Any, Init | None] | None:
+    """The programs at these addresses, or None if one is missing. ``note``: what :func:`_note` made of the module."""
+    entry = address(_packed(ENTRY))
+    if not entry:
+        return None
+    program = native().Program
+    if not note:
+        return program(entry, flat(inputs), flat(results)), None
+    about = json.loads(note)
+    hoisted = [(dtype, rank) for dtype, rank in about["hoisted"]]
+    init = address(_packed(_INIT))
+    if not init:
+        return None
+    weights = tuple(about["weights"])
+    taken = flat([inputs[i] for i in weights])
+    return program(entry, [*flat(inputs), *hoisted], flat(results)), Init(program(init, taken, hoisted), weights)
+
+
+def _note(module: Any) -> str:
+    """What has to be known of the init function of a module after ``iam-hoist``; empty without one."""
+    for op in module.body.operations:
+        if op.operation.name == "func.func" and op.name.value == _INIT:
+            weights = [op.arg_attrs[i]["iam.argument"].value for i in range(len(op.type.inputs))]
+            slots = [_slot(t, f"result {i} of @{_INIT}") for i, t in enumerate(op.type.results)]
+            return json.dumps({"weights": weights, "hoisted": flat(slots)})
+    return ""
 
 
 _OURS = ("iam_rt_", "_mlir_ciface_iam_rt_", "_mlir_memref_to_llvm_")
@@ -386,17 +443,20 @@ def build_engine(
     opt_level: int,
     verify: bool,
     donates: bool = False,
-    keep: Callable[[bytes], None] | None = None,
+    keep: Callable[[bytes, str], None] | None = None,
 ) -> Native:
     """Compile the function ``ENTRY`` of ``module``, which is consumed. Needs ``LOCK`` and the context.
 
-    ``keep`` is given the object code.
+    ``keep`` is given the object code and what :func:`_note` says.
     """
     from iam.mlir.execution_engine import ExecutionEngine
 
     start = time.perf_counter()
-    runtime = native()
-    run_pipelines(module, passes_to("llvm", donates), verify=verify)
+    steps = passes_to("llvm", donates)
+    hoisted = steps.index("iam-hoist") + 1 if "iam-hoist" in steps else 0
+    run_pipelines(module, steps[:hoisted], verify=verify)
+    note = _note(module) if hoisted else ""
+    run_pipelines(module, steps[hoisted:], verify=verify)
     declared = [
         op.attributes["sym_name"].value
         for op in module.body.operations
@@ -406,18 +466,17 @@ def build_engine(
         engine = ExecutionEngine(module, opt_level=opt_level, shared_libs=[str(runtime_library())])
     except RuntimeError as error:
         raise InternalError(f"iam.compiler: no machine code could be made for this program: {error}") from error
-    address = engine.raw_lookup(f"_mlir_ciface_{ENTRY}")
-    if not address:
+    linked = _link(lambda name: engine.raw_lookup(name.removeprefix("_mlir_")), note, inputs, results)
+    if linked is None:
         names = ", ".join("@" + name for name in declared if not name.startswith(_OURS))
         raise CompileError(
             "iam.compiler: the program could not be linked"
             + (f"; it declares {names} without a body, and at least one of them is not there" if names else "")
         )
-    program = runtime.Program(address, flat(inputs), flat(results))
     spent = (time.perf_counter() - start) * 1e3
     if keep is not None and _object.supported() is None:
-        keep(_object_code(engine))
-    return Native(program, engine, spent)
+        keep(_object_code(engine), note)
+    return Native(linked[0], engine, spent, init=linked[1])
 
 
 def _object_code(engine: Any) -> bytes:
@@ -465,6 +524,8 @@ class CompiledModule:
         self.compile_ms = native.compile_ms
         self._source = source
         self._native = native
+        self._once = None if native.init is None else Once(native.init.program)
+        self._first = first_components(inputs)
         self._equal_sizes = equal_sizes
 
     def __repr__(self) -> str:
@@ -473,6 +534,11 @@ class CompiledModule:
     def mlir(self, stage: Stage = "iam") -> str:
         """The program at a stage: ``iam``, ``fused`` or ``llvm``."""
         return lower_text(self._source, stage)
+
+    def weights_changed(self) -> None:
+        """Compute what depends on arguments marked ``iam.weight`` again at the next call; docs/jit.md says when to call this."""
+        if self._once is not None:
+            self._once.forget()
 
     def stablehlo(self) -> StablehloProgram:
         """The program for XLA and other StableHLO compilers."""
@@ -494,6 +560,10 @@ class CompiledModule:
                         f"@{self.name}: expected dimension {at} of argument {other} to be that of dimension {dimension} of "
                         f"argument {first}, {size}; got {shape_of(args[other])[at]}"
                     )
+        if self._once is not None and self._native.init is not None:
+            weights = self._native.init.weights
+            taken = [components[self._first[i]] for i in weights]
+            components.extend(self._once.values([args[i] for i in weights], taken))
         found = iter(self._native.program(*components))
         wrapped = []
         for slot in self.results:

@@ -26,6 +26,7 @@ from iam.compiler._donate import pair
 from iam.compiler._engine import Stage
 from iam.compiler._explain import Explanation, explain
 from iam.compiler._guards import Guards
+from iam.compiler._once import Once
 from iam.compiler._pytree import ARRAY, CODER, FEATURES, NUMBER, PROMPT, Static, TracedArgumentError, kind_of
 from iam.compiler._recorded import Recorded
 from iam.compiler._recording import Constant, Record, Specialization, WithStatistics, rows_of
@@ -453,12 +454,26 @@ class JitFunction(Generic[P, R]):
 
     def stats(self) -> dict[str, float]:
         """Counters: ``compilations`` (``cache_hits`` of them read from the disk), ``compile_ms`` (the sum), ``recordings``,
-        ``record_ms``.
+        ``record_ms``, ``weight_inits``.
 
-        A recording whose program equals one that is already compiled costs no compilation.
+        A recording whose program equals one that is already compiled costs no compilation. ``weight_inits`` says how often the
+        recordings that are kept have computed what depends on weights only; see docs/jit.md.
         """
         with self._lock:
-            return dict(self._counters)
+            return {**self._counters, "weight_inits": sum(once.runs for once in self._onces())}
+
+    def _onces(self) -> list[Once]:
+        return [one.once for kept in list(self._cache.values()) for one in kept if one.once is not None]
+
+    def weights_changed(self) -> None:
+        """Compute what depends on weights only again at the next call.
+
+        Changes of weights are noticed, with the exceptions in docs/jit.md: a few elements of a large NumPy array, what is written
+        into a tensor through ``.data``. Call this after such a change.
+        """
+        with self._lock:
+            for once in self._onces():
+                once.forget()
 
 
 def _look_up(module: Any, qualname: Any) -> Any:

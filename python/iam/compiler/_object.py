@@ -71,13 +71,14 @@ class _Section:
 class Image:
     """Loaded code. Addresses are valid as long as this object is alive."""
 
-    __slots__ = ("_memory", "_symbols", "base", "size")
+    __slots__ = ("_memory", "_symbols", "base", "note", "size")
 
     def __init__(self, memory: mmap.mmap, base: int, symbols: dict[str, int]) -> None:
         self._memory = memory
         self._symbols = symbols
         self.base = base
         self.size = len(memory)
+        self.note = ""  # what whoever stored it has to know
 
     def address(self, symbol: str) -> int:
         """Of a symbol that the object defines, or 0."""

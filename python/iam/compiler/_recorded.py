@@ -44,7 +44,7 @@ def _lines(values: Sequence[Value], results: Sequence[Value]) -> list[str] | Non
     for value in values:
         numbers[value] = len(numbers)
         if not isinstance(value, Node):
-            lines.append(_type(value.type))
+            lines.append(_type(value.type) + (" weight" if isinstance(value, Input) and value.is_weight else ""))
             continue
         nested = value.attributes.get("callee")
         attributes = _plain({name: item for name, item in value.attributes.items() if name != "callee"})

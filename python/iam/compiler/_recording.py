@@ -13,6 +13,7 @@ from iam.compiler._builder import build_module
 from iam.compiler._donate import check_memory
 from iam.compiler._engine import FeaturesSlot, Native, NumberSlot, Slot, TensorSlot
 from iam.compiler._guards import Guards
+from iam.compiler._once import Once
 from iam.compiler._pytree import ARRAY, FEATURES, PROMPT, kind_of
 from iam.compiler._recorded import Recorded
 from iam.compiler._trace import (
@@ -224,13 +225,16 @@ class Specialization:
         # Results that are written into an argument -> its leaf; and where that is among the components.
         self._written: dict[int, int] = {}
         self._donated: list[tuple[int, int, str]] = []
-        starts = np.cumsum([0, *(_components_of(slot) for slot in self.inputs)])
+        self._starts = _engine.first_components(self.inputs)
         for i, number in program.donated.items():
             source = program.inputs[i].source
             assert isinstance(source, FromArgument)
             self._written[number] = source.leaf
-            self._donated.append((source.leaf, int(starts[i]), f"{self._what}: argument {leaf_names[source.leaf]}"))
+            self._donated.append((source.leaf, self._starts[i], f"{self._what}: argument {leaf_names[source.leaf]}"))
         self._text: str | None = None
+        # What depends on weights only; the weights, and where they are among the components.
+        self.once: Once | None = None
+        self._hoisted: tuple[list[Any], list[int]] = [], []
 
     @property
     def text(self) -> str:
@@ -285,7 +289,7 @@ class Specialization:
         with _engine.LOCK:
             if self.native is not None:
                 return None
-            self.native, is_new = _engine.find_or_build(
+            native, is_new = _engine.find_or_build(
                 self.program.fingerprint(),
                 self._entry,
                 self.inputs,
@@ -293,7 +297,16 @@ class Specialization:
                 opt_level=opt_level,
                 donates=bool(self._written),
             )
-            return self.native if is_new else None
+            if native.init is not None:
+                taken = native.init.weights
+                sources = [self.program.inputs[i].source for i in taken]
+                self._hoisted = (
+                    [s.array for s in sources if not isinstance(s, FromArgument)],
+                    [self._starts[i] for i in taken],
+                )
+                self.once = Once(native.init.program)
+            self.native = native  # last: calls look at nothing else, and take no lock
+            return native if is_new else None
 
     def _entry(self) -> Any:
         module, function = self._module()
@@ -315,6 +328,9 @@ class Specialization:
         for leaf_number, component, what in self._donated:
             check_memory(leaves[leaf_number], components, component, what)
         assert self.native is not None
+        if self.once is not None:
+            weights, places = self._hoisted
+            components.extend(self.once.values(weights, [components[i] for i in places]))
         found = self.native.program(*components)
         wrap = self._container(leaves)
         wrapped: list[Any] = []
@@ -401,10 +417,6 @@ def _slot(type: Type) -> Slot:
         return NumberSlot("i64")
     assert isinstance(type, TensorType)
     return TensorSlot(type.element, (*([type.rows.size] if type.rows is not None else []), *type.dims))
-
-
-def _components_of(slot: Slot) -> int:
-    return 1 if not isinstance(slot, FeaturesSlot) else 3 if slot.k is None else 2
 
 
 def rows_of(leaf: Any) -> int | None:

@@ -215,6 +215,11 @@ class Input(Value):
         self.name = name
         self.source = source
 
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is the same at every call, unless somebody writes into it."""
+        return not isinstance(self.source, FromArgument)
+
 
 class Node(Value):
     """One recorded op with one result. ``frames``: innermost Python line first."""

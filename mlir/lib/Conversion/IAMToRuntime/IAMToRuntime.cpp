@@ -752,6 +752,12 @@ struct IAMToRuntimePass : iam::impl::IAMToRuntimePassBase<IAMToRuntimePass> {
     if (!complete)
       return signalPassFailure();
 
+    // Said to iam-hoist-weights; the features after such an argument get other numbers.
+    for (auto function : getOperation().getOps<func::FuncOp>())
+      for (unsigned i = 0; i < function.getNumArguments(); ++i)
+        for (StringRef name : {"iam.weight", "iam.argument", "iam.hoisted"})
+          (void)function.removeArgAttr(i, StringAttr::get(function.getContext(), name));
+
     MLIRContext *context = &getContext();
     FeaturesConverter converter;
     RewritePatternSet patterns(context);

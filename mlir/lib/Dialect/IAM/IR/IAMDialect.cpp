@@ -10,6 +10,8 @@
 
 #include "mlir/IR/Builders.h"
 
+using namespace mlir;
+
 #include "iam/Dialect/IAM/IR/IAMDialect.cpp.inc"
 
 #include "iam/Dialect/IAM/IR/IAMAttrs.cpp.inc"
@@ -53,4 +55,12 @@ void iam::IAMDialect::initialize() {
 #define GET_OP_LIST
 #include "iam/Dialect/IAM/IR/IAMOps.cpp.inc"
       >();
+}
+
+LogicalResult iam::IAMDialect::verifyRegionArgAttribute(Operation *op, unsigned, unsigned argument,
+                                                        NamedAttribute attribute) {
+  if (attribute.getName() == "iam.weight" && !isa<UnitAttr>(attribute.getValue()))
+    return op->emitOpError("expected iam.weight of argument ")
+           << argument << " to be a unit attribute, got " << attribute.getValue();
+  return success();
 }

@@ -25,7 +25,11 @@ def IAM_Dialect : Dialect {
     (segments of a language model).
     Every op is pure, except `iam.policy.verify`. `docs/spec.md` is the
     specification; labels such as `clt_topk_c1` name its constraints.
+
+    An argument of a function that is a weight, the same at many calls, may carry
+    the unit attribute `iam.weight`: see `iam-hoist-weights`.
   }];
+  let hasRegionArgAttrVerify = 1;
   let useDefaultTypePrinterParser = 1;
   let extraClassDeclaration = [{
     void registerTypes();

@@ -315,4 +315,59 @@ def AttributionCachePass : Pass<"iam-attribution-cache"> {
                            "mlir::scf::SCFDialect", "mlir::tensor::TensorDialect"];
 }
 
+def HoistWeightsPass : Pass<"iam-hoist-weights", "mlir::ModuleOp"> {
+  let summary = "Move what depends on weights only to an init function";
+  let description = [{
+    Splits each public function whose arguments carry `iam.weight` in two. The init
+    function takes the weights that it needs and returns the values that depend on
+    weights and constants only; the function takes these as further arguments, and is
+    called with them as long as the weights are the same. `iam.compiler` does that:
+    docs/jit.md.
+
+    ```mlir
+    func.func @main(%x: tensor<?x4xf32>, %v: tensor<2x4xf32> {iam.weight}) -> tensor<?x4xf32> {
+      %one = arith.constant 1.0 : f32
+      %s = arith.constant dense<[1.0, 2.0]> : tensor<2xf32>
+      %d = iam.policy.compose orthogonal %v, %s : tensor<2x4xf32>, tensor<2xf32> -> tensor<4xf32>
+      %y = iam.policy.steer add %x, %d, %one : tensor<?x4xf32>, tensor<4xf32>, f32
+      return %y : tensor<?x4xf32>
+    }
+    // becomes (the attributes are in the order of arguments and results)
+    // @main(%x, %v, %d {iam.hoisted = 0}) attributes {iam.init = @main.init}
+    // @main.init(%v {iam.argument = 1}) -> tensor<4xf32>
+    ```
+
+    Moved are the values that the rest of the function reads and that ops without
+    memory effects made in its entry block, of weights, constants and such values,
+    with all that only they need. Arguments keep their places. Errors are the same
+    and come from the init function: an op in the entry block always runs.
+
+    Holds back, and computes at every call
+    * views, sizes, constants, splats and broadcasts: they cost nothing, or fuse
+      into the loop that reads them; numbers, and elements that a compiled function
+      does not return (f32, f64, i32 and i64 are);
+    * what would take more than `max-growth` times the memory of the weights, or
+      memory whose size is not known: with a remark;
+    * loops over fewer than `min-elements` elements, which cost less than seeing
+      that weights are the same (ops of the iam dialect always move): with a remark;
+    * what a branch guards: it might fail where it does not run;
+    * all of a private function, and of one that the module calls: with a remark.
+    A module without `iam.weight` stays as it is.
+
+    A remark at the op says what moved. Idempotent: `iam.weight` is removed from
+    functions that were looked at. Exact: the same ops compute the same values.
+  }];
+  let options = [
+    Option<"maxGrowth", "max-growth", "int64_t", "4",
+           "largest memory of a result, in multiples of the weights it is made of">,
+    Option<"minElements", "min-elements", "int64_t", "4096",
+           "fewest elements that loops outside of the iam dialect go over to be worth it">,
+  ];
+  let statistics = [
+    Statistic<"numHoisted", "num-hoisted", "Number of values that an init function returns">,
+    Statistic<"numInits", "num-inits", "Number of init functions">,
+  ];
+  let dependentDialects = ["iam::IAMDialect", "mlir::func::FuncDialect"];
+}
+
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES

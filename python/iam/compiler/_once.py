@@ -1,0 +1,126 @@
+"""What a program computes of its weights only: once for each set of weights, and kept until they change.
+
+``iam-hoist-weights`` splits a program in two: an init function, and the program, which takes what the init function returns as
+further arguments. A set of weights is the same as long as its arrays are the same objects and were not written into:
+
+* torch tensors count their in-place operations, and may move; both are compared. What is written through ``.data`` or through a
+  NumPy array that shares the memory is not counted.
+* NumPy arrays count nothing. Up to ``_EXACT`` elements all of them are compared, above it a sample, spread evenly:
+  a change of everything (``W *= 2``) is noticed, one of few elements may not be. Arrays that cannot be written to are not compared.
+
+:meth:`Once.forget` is for what is not noticed.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iam.core.lazy import is_torch
+
+__all__ = ["Once"]
+
+_EXACT = 4096
+"""Elements up to which a NumPy array is compared as a whole, about a microsecond."""
+
+_SAMPLE = 64
+"""Elements of a larger one that are compared: each is a cache miss."""
+
+_MOST = 4
+"""Sets of weights for which results are kept; the least recently used goes."""
+
+
+class _Kept(NamedTuple):
+    weights: tuple[weakref.ref[Any], ...]
+    state: tuple[Any, ...]
+    values: tuple[Any, ...]
+
+    def is_of(self, weights: Sequence[Any], state: tuple[Any, ...]) -> bool:
+        return self.state == state and all(ref() is weight for ref, weight in zip(self.weights, weights, strict=True))
+
+
+class Once:
+    """Runs an init function when it has to.
+
+    Args:
+        init: ``iam._runtime.Program``; takes weights as arrays, returns what is kept.
+    """
+
+    def __init__(self, init: Any) -> None:
+        self._init = init
+        self._lock = threading.Lock()
+        self._kept: tuple[_Kept, ...] = ()
+        self.runs = 0  # of the init function
+
+    def values(self, weights: Sequence[Any], arrays: Sequence[np.ndarray]) -> tuple[Any, ...]:
+        """The components of what depends on ``weights``, the user's objects, whose content is in ``arrays``.
+
+        Raises:
+            IamError: what the init function's ops raise; nothing is kept then, and the next call tries again.
+        """
+        state = tuple([_state(weight) for weight in weights])
+        for kept in self._kept:
+            if kept.is_of(weights, state):
+                return kept.values
+        with self._lock:
+            for kept in self._kept:
+                if kept.is_of(weights, state):
+                    return kept.values
+            values: tuple[Any, ...] = self._init(*arrays)
+            self.runs += 1
+            try:
+                made = _Kept(tuple([weakref.ref(weight) for weight in weights]), state, values)
+            except TypeError:  # an object without weak references may be another one at its address later
+                return values
+            alive = [
+                k for k in self._kept if all(ref() is not None for ref in k.weights) and not k.is_of(weights, k.state)
+            ]
+            self._kept = (made, *alive[: _MOST - 1])
+            return values
+
+    def forget(self) -> None:
+        """Compute everything again at the next call."""
+        with self._lock:
+            self._kept = ()
+
+
+def _state(weight: Any) -> Any:
+    """What is different after ``weight`` was written into, as far as that can be seen."""
+    if isinstance(weight, np.ndarray):
+        size = weight.size
+        if size <= _EXACT:
+            return weight.tobytes()
+        if _is_constant(weight):
+            return None
+        return weight[_spread(weight.shape)].tobytes()
+    if is_torch(weight):
+        if weight.is_inference():  # counts nothing, either
+            return _state(weight.detach().cpu().numpy())
+        return weight._version, weight.data_ptr()
+    return None
+
+
+_INDICES: dict[tuple[int, ...], tuple[Any, ...]] = {}
+
+
+def _spread(shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Indices of elements all over an array of this shape, its first and last among them."""
+    found = _INDICES.get(shape)
+    if found is None:
+        size = int(np.prod(shape))
+        found = _INDICES[shape] = np.unravel_index(np.linspace(0, size - 1, _SAMPLE).astype(np.int64), shape)
+    return found
+
+
+def _is_constant(array: np.ndarray) -> bool:
+    """Whether neither ``array`` nor what it is a view of can be written to."""
+    found: Any = array
+    while isinstance(found, np.ndarray):
+        if found.flags.writeable:
+            return False
+        found = found.base
+    return found is None
