@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+from tiny_models import build  # noqa: E402
 
 import iam  # noqa: E402
 from iam.errors import ShapeError, SiteError, TraceError  # noqa: E402
@@ -18,11 +20,7 @@ IDS = [[5, 9, 3, 60, 2, 8], [7, 1, 33, 4, 21, 6]]
 
 @pytest.fixture(scope="module")
 def model(one_thread):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=67, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, pad_token_id=0
-    )
-    return iam.LanguageModel(transformers.AutoModelForCausalLM.from_config(config).eval())
+    return build("llama")
 
 
 @iam.jit
@@ -124,6 +122,24 @@ def test_results_own_their_memory(model):
     torch.testing.assert_close(first, kept, rtol=0, atol=0)
 
 
+def test_a_segment_that_computes_nothing_is_a_copy(model):
+    """From a block's end to the next one's start: a program that writes over it leaves the argument alone."""
+    prompt = model.on(IDS)
+    v, w = torch.randn(32), torch.randn(32)
+
+    @iam.jit
+    def edited(prompt, x):
+        y = prompt.run(x, from_="resid_post.0", to="resid_pre.1")
+        return iam.steer(iam.steer(y, v, 1.0, "ablate"), w, 1.0, "clamp")
+
+    x = torch.randn(2, 6, 32)
+    before = x.clone()
+    torch.testing.assert_close(edited(prompt, x), iam.steer(iam.steer(before, v, 1.0, "ablate"), w, 1.0, "clamp"))
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+    prompt.run(x, from_="resid_post.0", to="resid_pre.1").zero_()
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+
+
 def test_prompts_are_not_kept_alive(model):
     prompt = model.on(IDS)
     through(prompt, 1.0)
@@ -131,6 +147,24 @@ def test_prompts_are_not_kept_alive(model):
     del prompt
     gc.collect()
     assert gone() is None
+
+
+def test_a_gradient_leaves_the_model_as_it_was(model):
+    """Weights are not part of a linearised segment, and record gradients again after it, also after a failure."""
+    before = [p.requires_grad for p in model.model.parameters()]
+    assert any(before)
+    prompt = model.on(IDS)
+    h = prompt.run(to="resid_post.0").reshape(-1, 32)
+    y, tape = prompt.segment(h, "resid_post.0", "resid_post.2", None, None, tape=True)
+    assert tape.pullback(np.ones(y.shape, np.float32)).shape == h.shape
+    assert [p.requires_grad for p in model.model.parameters()] == before
+    handle = model._blocks[2].register_forward_hook(lambda *_: 1 / 0)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            prompt.segment(h, "resid_post.0", "resid_post.2", None, None, tape=True)
+    finally:
+        handle.remove()
+    assert [p.requires_grad for p in model.model.parameters()] == before
 
 
 def test_threads_take_turns(model):

@@ -1,183 +1,182 @@
 """Segments of small random models of every family, against the model as a whole."""
 
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers  # noqa: E402
+from tiny_models import FAMILIES, LAYERS, VOCABULARY, WIDTH, build, close, configs  # noqa: E402
 
 import iam  # noqa: E402
 from iam.core.sites import Site  # noqa: E402
 from iam.errors import ArgumentError, ShapeError, SiteError  # noqa: E402
 
-LAYERS, WIDTH, VOCABULARY = 3, 32, 67
-COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-GQA = COMMON | {"num_key_value_heads": 2, "head_dim": 8}
-FAMILIES = ["llama", "qwen3", "gpt2", "neox-parallel", "neox-sequential", "gemma2", "gemma3"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def config_of(family):
-    from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
-
-    gemma = GQA | {"query_pre_attn_scalar": 8, "sliding_window": 4}
-    made = {
-        "llama": lambda: LlamaConfig(**GQA),
-        "qwen3": lambda: Qwen3Config(**GQA | {"head_dim": 16}),
-        "gpt2": lambda: GPT2Config(
-            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=64, pad_token_id=0
-        ),
-        "neox-parallel": lambda: GPTNeoXConfig(**COMMON, use_parallel_residual=True),
-        "neox-sequential": lambda: GPTNeoXConfig(**COMMON, use_parallel_residual=False),
-        "gemma2": lambda: Gemma2Config(**gemma, final_logit_softcapping=5.0),
-        "gemma3": lambda: Gemma3TextConfig(**gemma),
-    }
-    return made[family]()
+@pytest.fixture(scope="module", params=FAMILIES)
+def lm(request):
+    return build(request.param)
 
 
 @pytest.fixture(scope="module")
-def models(one_thread):
-    made = {}
-
-    def model(family):
-        if family not in made:
-            torch.manual_seed(0)
-            model = transformers.AutoModelForCausalLM.from_config(config_of(family)).eval()
-            with torch.no_grad():  # norms start at their identity; away from it, a missed gain shows
-                for parameter in model.parameters():
-                    if parameter.dim() == 1:
-                        parameter.add_(0.3 * torch.randn_like(parameter))
-            made[family] = iam.LanguageModel(model)
-        return made[family]
-
-    return model
+def llama():
+    return build("llama")
 
 
-IDS = torch.tensor([[5, 9, 3, 60, 2, 8], [7, 1, 33, 4, 21, 6]])
-MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
-
-each_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-@each_family
-@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "padded"])
-def test_from_the_tokens_it_is_what_capture_reads(models, family, mask):
-    model = models(family)
-    prompt = model.on(IDS, attention_mask=mask)
-    captured = model.capture(IDS, model.sites(), attention_mask=mask)
-    for site in model.sites():
-        torch.testing.assert_close(prompt.run(to=site), captured[site], rtol=0, atol=1e-6, msg=str(site))
+@pytest.fixture
+def ids():
+    return torch.randint(3, VOCABULARY, (2, 7), generator=torch.Generator().manual_seed(1))
 
 
-@each_family
-@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "padded"])
-def test_every_segment_leads_to_what_the_model_computes(models, family, mask):
-    model = models(family)
-    prompt = model.on(IDS, attention_mask=mask)
-    captured = model.capture(IDS, model.sites(), attention_mask=mask)
-    for start in model.sites():
-        for end in model.sites():
-            if start < end:
-                y = prompt.run(captured[start], from_=start, to=end)
-                torch.testing.assert_close(y, captured[end], rtol=0, atol=2e-6, msg=f"{start} to {end}")
+def linearized(prompt, h, site, to="logits", tokens=None, positions=None):
+    """As programs do it: rows in, rows out."""
+    rows = h.detach().reshape(-1, h.shape[-1]).numpy()
+    return prompt.segment(prompt.seen(rows), str(site), str(to), tokens, positions, tape=True)
 
 
-@each_family
-def test_logits(models, family):
-    model = models(family)
-    prompt = model.on(IDS)
-    whole = model.logits(IDS)
-    for start in [None, *model.sites()]:
-        h = None if start is None else prompt.run(to=start)
-        logits = prompt.run(h, from_=start, to="logits")
-        torch.testing.assert_close(logits, whole, rtol=0, atol=2e-6, msg=str(start))
-        some = prompt.run(h, from_=start, to="logits", tokens=[3, 66], positions=[-1, 0])
-        torch.testing.assert_close(some, whole[:, [-1, 0]][..., [3, 66]], rtol=0, atol=2e-6, msg=str(start))
+def pulled(tape, dy):
+    return tape.pullback(dy.reshape(-1, dy.shape[-1]).numpy())
 
 
-@each_family
-def test_variants_of_a_prompt_go_together(models, family):
-    model = models(family)
-    prompt = model.on(IDS, attention_mask=MASK)
-    start, end = Site(1, "resid_pre"), Site(2, "mlp_out")
-    h = prompt.run(to=start)
-    variants = torch.cat([h, 2 * h, h - 1])
-    together = prompt.run(variants, from_=start, to=end)
-    for i, one in enumerate([h, 2 * h, h - 1]):
-        torch.testing.assert_close(together[2 * i : 2 * i + 2], prompt.run(one, from_=start, to=end), rtol=0, atol=2e-6)
+MASKS = {"full": [[1] * 7] * 2, "right": [[1] * 7, [1] * 4 + [0] * 3], "left": [[0] * 2 + [1] * 5, [1] * 7]}
 
 
-@each_family
+@pytest.mark.parametrize("mask", MASKS)
+def test_every_pair_of_sites(lm, ids, mask):
+    mask = torch.tensor(MASKS[mask])
+    prompt = lm.on(ids, attention_mask=mask)
+    whole = lm.capture(ids, lm.sites(), attention_mask=mask)
+    with torch.no_grad():
+        logits = lm.model(**lm._arguments(ids, mask)).logits.masked_fill((mask == 0)[..., None], 0)
+    for a, b in itertools.combinations(lm.sites(), 2):
+        close(prompt.run(whole[a], from_=a, to=b), whole[b])
+    for a in lm.sites():
+        assert torch.equal(prompt.run(to=a), prompt.run(to=a))
+        close(prompt.run(to=a), whole[a])
+        close(prompt.run(whole[a], from_=a, to="logits"), logits)
+    close(prompt.run(to="logits"), logits)
+
+
+def test_a_replaced_site_is_what_attach_makes_of_it(lm, ids):
+    """The blocks' other inputs are those of the prompt: the same as replacing the site in a whole forward pass."""
+    prompt = lm.on(ids)
+    last = Site(LAYERS - 1, "resid_post")
+    for site in lm.sites():
+        if site == last:
+            continue
+        h = torch.randn(2, 7, lm.width(site), generator=torch.Generator().manual_seed(3))
+        with lm.attach(site, lambda x, h=h: h.reshape(x.shape)):
+            expected = lm.capture(ids, last)[last]
+        close(prompt.run(h, from_=site, to=last), expected)
+
+
 @pytest.mark.parametrize("kind", ["resid_pre", "mlp_out", "resid_post", "hook_z"])
-def test_gradient_is_that_of_the_whole_model(models, family, kind):
+def test_gradient_is_that_of_the_whole_model(lm, ids, kind):
     """A leaf is put in at the site while the whole model runs."""
-    model = models(family)
     start = Site(1, kind)
-    prompt = model.on(IDS)
+    prompt = lm.on(ids)
     h = prompt.run(to=start)
     ours = h.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(prompt.run(ours, from_=start, to="logits").pow(2).sum(), ours)
     leaf = h.clone().requires_grad_()
-    with model.attach(start, lambda rows: leaf.reshape(rows.shape)):
-        logits = model.model(input_ids=IDS, attention_mask=torch.ones_like(IDS), use_cache=False).logits
-    (expected,) = torch.autograd.grad(logits.float().pow(2).sum(), leaf)
-    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+    with lm.attach(start, lambda rows: leaf.reshape(rows.shape)):
+        logits = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    (expected,) = torch.autograd.grad(logits.pow(2).sum(), leaf)
+    close(gradient, expected, 1e-4)
+    y, tape = linearized(prompt, h, start)
+    close(pulled(tape, 2 * y), expected.reshape(-1, expected.shape[-1]), 1e-4)
 
 
-def test_blocks_below_the_start_do_not_run(models):
-    model = models("llama")
-    prompt = model.on(IDS)
-    h = prompt.run(to="resid_post.1")
-    called = []
-    handles = [
-        block.register_forward_hook(lambda *_, layer=layer: called.append(layer))
-        for layer, block in enumerate(model._blocks)
-    ]
+def test_variants_tokens_positions(lm, ids):
+    mask = torch.tensor(MASKS["right"])
+    prompt = lm.on(ids, attention_mask=mask)
+    h = prompt.run(to="resid_post.0")
+    several = torch.cat([h, 0.5 * h, 2 * h])
+    y = prompt.run(several, from_="resid_post.0", to="logits")
+    for i, one in enumerate((h, 0.5 * h, 2 * h)):
+        close(y[2 * i : 2 * i + 2], prompt.run(one, from_="resid_post.0", to="logits"))
+    few = prompt.run(several, from_="resid_post.0", to="logits", tokens=[5, 3], positions=[-1, 0])
+    assert few.shape == (6, 2, 2)
+    close(few[0, 0], y[0, 6, [5, 3]])
+    close(few[1, 0], y[1, 3, [5, 3]])
+    close(few[5, 1], y[5, 0, [5, 3]])
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_laws_of_the_attribution_cache(lm, ids, mask):
+    """A run that continues from a site between blocks is the run from the tokens, to the bit; more tokens change nothing."""
+    mask = torch.tensor(MASKS[mask])
+    prompt = lm.on(ids, attention_mask=mask)
+    between = [site for site in lm.sites() if site.kind in ("resid_pre", "resid_post")]
+    for a in between:
+        h = prompt.run(to=a)
+        for b in (*(site for site in lm.sites() if a < site), "logits"):
+            assert torch.equal(prompt.run(h, from_=a, to=b), prompt.run(to=b)), (a, b)
+    h = prompt.run(to="resid_post.0")
+    site = Site(0, "resid_post")
+    y, tape = linearized(prompt, h, site, tokens=[5, 9, 3], positions=[-1])
+    few = prompt.run(h, from_=site, to="logits", tokens=[9, 3], positions=[-1])
+    close(y[:, 1:], few.reshape(2, 2))
+    dy = torch.randn(2, 2, generator=torch.Generator().manual_seed(2))
+    alone = pulled(linearized(prompt, h, site, tokens=[9, 3], positions=[-1])[1], dy)
+    close(pulled(tape, torch.cat([torch.zeros(2, 1), dy], -1)), alone)
+    inside = "mlp_in.2"
+    assert torch.equal(linearized(prompt, h, site, inside)[0].reshape(2, 7, -1), prompt.run(h, from_=site, to=inside))
+
+
+def test_blocks_outside_of_the_segment_do_not_run(llama, ids):
+    prompt = llama.on(ids)
+    h = prompt.run(to="resid_post.0")
+    prompt.run(h, from_="mlp_out.1", to="resid_mid.2")  # the stream beside the MLP is known now
+    ran = []
+    handles = [b.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, b in enumerate(llama._blocks)]
     try:
-        prompt.run(h, from_="resid_post.1", to="logits")
-        assert called == [2]
-        called.clear()
-        prompt.run(to="resid_pre.1")
-        assert called == [0]
+        prompt.run(h, from_="resid_post.0", to="resid_post.1")
+        prompt.run(h, from_="mlp_out.1", to="resid_post.1")
+        assert ran == [1, 1]
     finally:
         for handle in handles:
             handle.remove()
 
 
+def test_new_weights_count(ids):
+    lm = build("llama")
+    prompt = lm.on(ids)
+    prompt.run(to="logits")
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight.mul_(2)
+    with torch.no_grad():
+        close(prompt.run(to="logits"), lm.model(ids).logits)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_positions_do_not_count_padding(models, side):
-    model = models("llama")
-    mask = MASK if side == "right" else MASK.flip(1)
-    prompt = model.on(IDS, attention_mask=mask)
+def test_positions_do_not_count_padding(llama, ids, side):
+    prompt = llama.on(ids, attention_mask=torch.tensor(MASKS[side]))
     whole = prompt.run(to="resid_post.1")
     last = prompt.run(to="resid_post.1", positions=[-1, 0])
-    short = (3, 0) if side == "right" else (5, 2)
-    torch.testing.assert_close(last[0], whole[0, [5, 0]])
-    torch.testing.assert_close(last[1], whole[1, list(short)])
+    ends = {"right": ((6, 0), (3, 0)), "left": ((6, 2), (6, 0))}[side]
+    for text in (0, 1):
+        torch.testing.assert_close(last[text], whole[text, list(ends[text])])
 
 
-def test_a_training_model_is_left_training(models):
-    model = models("llama")
-    model.model.train()
+def test_a_training_model_is_left_training(llama, ids):
+    llama.model.train()
     try:
-        model.on(IDS).run(to="resid_post.0")
-        assert model.model.training
+        llama.on(ids).run(to="resid_post.0")
+        assert llama.model.training
     finally:
-        model.model.eval()
+        llama.model.eval()
 
 
-def test_half_precision_models_give_float32(one_thread):
+def test_half_precision_models_give_float32(ids):
     torch.manual_seed(0)
-    model = iam.LanguageModel(transformers.AutoModelForCausalLM.from_config(config_of("llama")).bfloat16().eval())
-    prompt = model.on(IDS)
+    config = configs()["llama"]
+    lm = iam.LanguageModel(transformers.AutoModelForCausalLM.from_config(config).bfloat16().eval())
+    prompt = lm.on(ids)
     h = prompt.run(to="resid_post.0")
     assert h.dtype == torch.float32
     assert prompt.run(h, from_="resid_post.0", to="logits").dtype == torch.float32
@@ -185,8 +184,8 @@ def test_half_precision_models_give_float32(one_thread):
 
 class TestErrors:
     @pytest.fixture
-    def prompt(self, models):
-        return models("llama").on(IDS)
+    def prompt(self, llama, ids):
+        return llama.on(ids)
 
     def test_direction(self, prompt):
         h = prompt.run(to="resid_post.1")
@@ -199,15 +198,15 @@ class TestErrors:
 
     def test_input_without_its_site(self, prompt):
         with pytest.raises(ArgumentError, match="h without from_"):
-            prompt.run(torch.zeros(2, 6, WIDTH), to="resid_post.2")
+            prompt.run(torch.zeros(2, 7, WIDTH), to="resid_post.2")
         with pytest.raises(ArgumentError, match=r"from_=resid_pre\.1 without h"):
             prompt.run(from_="resid_pre.1", to="resid_post.2")
 
     def test_shape(self, prompt):
-        with pytest.raises(ShapeError, match=r"expected h of shape \[n·2, 6, 32\] at resid_pre\.1, got \(2, 5, 32\)"):
+        with pytest.raises(ShapeError, match=r"expected h of shape \[n·2, 7, 32\] at resid_pre\.1, got \(2, 5, 32\)"):
             prompt.run(torch.zeros(2, 5, WIDTH), from_="resid_pre.1", to="resid_post.2")
-        with pytest.raises(ShapeError, match=r"got \(3, 6, 32\)"):
-            prompt.run(torch.zeros(3, 6, WIDTH), from_="resid_pre.1", to="resid_post.2")
+        with pytest.raises(ShapeError, match=r"got \(3, 7, 32\)"):
+            prompt.run(torch.zeros(3, 7, WIDTH), from_="resid_pre.1", to="resid_post.2")
 
     def test_tokens_and_positions(self, prompt):
         with pytest.raises(ArgumentError, match=r"expected tokens in 0\.\.66, got \[67\]"):
@@ -215,10 +214,10 @@ class TestErrors:
         with pytest.raises(ArgumentError, match=r'expected to="logits", got resid_post\.0'):
             prompt.run(to="resid_post.0", tokens=[3])
         with pytest.raises(
-            ArgumentError, match=r"expected positions in -6\.\.5 \(tokens of the shortest text\), got \[6\]"
+            ArgumentError, match=r"expected positions in -7\.\.6 \(tokens of the shortest text\), got \[7\]"
         ):
-            prompt.run(to="logits", positions=[6])
+            prompt.run(to="logits", positions=[7])
 
-    def test_attached_programs(self, models, prompt):
-        with models("llama").attach("resid_post.1", lambda x: x), pytest.raises(ArgumentError, match="attached"):
+    def test_attached_programs(self, llama, prompt):
+        with llama.attach("resid_post.1", lambda x: x), pytest.raises(ArgumentError, match="attached"):
             prompt.run(to="resid_post.2")

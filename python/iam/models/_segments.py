@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -283,9 +283,22 @@ class Prompt:
             y = self._run(h, site, to, tokens, positions, grad=False)
             return y.reshape(-1, y.shape[-1])
         h = h.detach().clone().requires_grad_()
-        y = self._run(h, site, to, tokens, positions, grad=True)
+        with self._lock, self._frozen():
+            y = self._run(h, site, to, tokens, positions, grad=True)
         # The tape keeps its own: the program may write over what it is given.
         return y.detach().clone().reshape(-1, y.shape[-1]), Tape(self, h, y)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Nobody asks for derivatives by weights: what these need is not kept."""
+        weights = [p for p in self._model.model.parameters() if p.requires_grad]
+        try:
+            for weight in weights:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)
 
     # ----------------------------------------------------------------------------------------------------- one segment
 
@@ -311,7 +324,13 @@ class Prompt:
             if positions is not None:
                 y = self._at(y, positions)
             y = self._unembed(y, tokens) if end is None else y.float()
-            return y if positions is not None else self._without_padding(y)
+            if positions is None:
+                y = self._without_padding(y)
+            # From one block's end to the next one's start nothing is computed. A result is new memory nevertheless: programs
+            # write over it.
+            if h is not None and y.untyped_storage().data_ptr() == h.untyped_storage().data_ptr():
+                y = y.clone()
+            return y
 
     def _from_site(self, h: Any, start: Site | None, end: Site | None) -> Any:
         assert start is not None
@@ -323,8 +342,6 @@ class Prompt:
         if start.kind == "resid_pre":
             return self._through(h, start.layer, end)
         if start.kind == "resid_post":
-            if end is not None and end == Site(start.layer + 1, "resid_pre"):
-                return h
             return self._through(h, start.layer + 1, end)
         # Inside of a block: the block runs on what the prompt gives it, with the activation replaced.
         entry = self._entry(start.layer)
