@@ -13,7 +13,7 @@ import pytest
 
 import iam
 from iam.compiler import compile_module
-from iam.compiler._once import Once, _state
+from iam.compiler._once import _UNSEEN, Once, _state
 from iam.core.errors import IamError, NonFiniteError
 
 RNG = np.random.default_rng(11)
@@ -96,18 +96,33 @@ def test_another_array_is_another_recording_or_set():
     close(composed(X), expected(X, 3 * V))
 
 
-def test_what_is_not_noticed_can_be_said():
+def test_large_arrays_that_can_change_are_not_trusted():
+    """One element of many is enough."""
     v = RNG.standard_normal((2, 4096)).astype(np.float32)
     x = np.zeros((2, 4096), np.float32)
     held = [v]
     function = iam.jit(lambda x: x + compose(x, held[0], [1.0, 1.0], "sum"))
-    function(x)
-    v *= 2  # everything: noticed
     close(function(x), np.broadcast_to(v.sum(0), x.shape))
-    v[0, 5] += 1.0  # one of many
-    function.weights_changed()
+    v[0, 5] += 1.0
     close(function(x), np.broadcast_to(v.sum(0), x.shape))
+    assert inits(function) == 2
+    v.flags.writeable = False
+    for _ in range(3):
+        close(function(x), np.broadcast_to(v.sum(0), x.shape))
+    assert inits(function) == 3
     assert function.stats()["recordings"] == 1
+
+
+def test_what_is_not_noticed_can_be_said():
+    torch = pytest.importorskip("torch")
+    memory = V.copy()
+    v = torch.from_numpy(memory)
+    function = composing(v)
+    close(function(X), expected(X))
+    memory[1, 2] += 1.0  # torch does not see it
+    function.weights_changed()
+    close(function(X), expected(X, memory))
+    assert inits(function) == 2
 
 
 def test_arithmetic_of_weights():
@@ -122,6 +137,8 @@ def test_arithmetic_of_weights():
       return %y, %q : tensor<?x2048xf32>, tensor<8x2048xf32>
     }"""
     B = np.ascontiguousarray(np.broadcast_to(b[:, None], W.shape))
+    for array in (W, B):
+        array.flags.writeable = False
     module = compile_module(text)
     x = RNG.standard_normal((3, 2048)).astype(np.float32)
     for _ in range(2):
@@ -134,11 +151,13 @@ def test_arithmetic_of_weights():
     close(module(x, B, W)[1], W * B - B)
     close(module(x, W, B)[1], W * B - W)
     assert module._once.runs == 2
-    W *= 2
-    close(module(x, W, B)[1], W * B - W)
     module.weights_changed()
     close(module(x, W, B)[1], W * B - W)
-    assert module._once.runs == 4
+    assert module._once.runs == 3
+    W = W * 2  # one that can be written to
+    for _ in range(2):
+        close(module(x, W, B)[1], W * B - W)
+    assert module._once.runs == 5
     assert "main.init" in module.mlir("llvm") or "iam_program.init" in module.mlir("llvm")
 
 
@@ -280,21 +299,22 @@ def test_attributes_are_checked():
         )
 
 
-@pytest.mark.parametrize("size", [0, 7, 4096, 4097, 100_000])
-def test_state_of_arrays(size):
+@pytest.mark.parametrize("size", [0, 7, 4096])
+def test_state_of_small_arrays(size):
     array = RNG.standard_normal(size).astype(np.float32)
     before = _state(array)
     assert _state(array) == before
     if size:
-        array[-1] += 1
+        array[size // 3] += 1
         assert _state(array) != before
 
 
-def test_constant_arrays_are_not_compared():
-    array = np.ones(10_000, np.float32)
+def test_state_of_large_arrays():
+    array = np.ones(4097, np.float32)
     view = array[:]
     view.flags.writeable = False
-    assert _state(view) is not None  # its base can be written to
+    assert _state(array) is _UNSEEN
+    assert _state(view) is _UNSEEN  # its base can be written to
     array.flags.writeable = False
     assert _state(view) is None
 

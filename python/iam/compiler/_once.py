@@ -5,8 +5,8 @@ further arguments. A set of weights is the same as long as its arrays are the sa
 
 * torch tensors count their in-place operations, and may move; both are compared. What is written through ``.data`` or through a
   NumPy array that shares the memory is not counted.
-* NumPy arrays count nothing. Up to ``_EXACT`` elements all of them are compared, above it a sample, spread evenly:
-  a change of everything (``W *= 2``) is noticed, one of few elements may not be. Arrays that cannot be written to are not compared.
+* NumPy arrays count nothing. Up to ``_EXACT`` elements all of them are compared. Of a larger one nothing is kept, unless neither
+  it nor what it is a view of can be written to: comparing it at every call would cost about what is saved.
 
 :meth:`Once.forget` is for what is not noticed.
 """
@@ -27,8 +27,8 @@ __all__ = ["Once"]
 _EXACT = 4096
 """Elements up to which a NumPy array is compared as a whole, about a microsecond."""
 
-_SAMPLE = 64
-"""Elements of a larger one that are compared: each is a cache miss."""
+_UNSEEN = object()
+"""State of a weight whose changes cannot be seen."""
 
 _MOST = 4
 """Sets of weights for which results are kept; the least recently used goes."""
@@ -63,6 +63,11 @@ class Once:
             IamError: what the init function's ops raise; nothing is kept then, and the next call tries again.
         """
         state = tuple([_state(weight) for weight in weights])
+        if any(part is _UNSEEN for part in state):
+            with self._lock:
+                self.runs += 1
+            once: tuple[Any, ...] = self._init(*arrays)
+            return once
         for kept in self._kept:
             if kept.is_of(weights, state):
                 return kept.values
@@ -89,31 +94,16 @@ class Once:
 
 
 def _state(weight: Any) -> Any:
-    """What is different after ``weight`` was written into, as far as that can be seen."""
+    """What is different after ``weight`` was written into."""
     if isinstance(weight, np.ndarray):
-        size = weight.size
-        if size <= _EXACT:
+        if weight.size <= _EXACT:
             return weight.tobytes()
-        if _is_constant(weight):
-            return None
-        return weight[_spread(weight.shape)].tobytes()
+        return None if _is_constant(weight) else _UNSEEN
     if is_torch(weight):
         if weight.is_inference():  # counts nothing, either
             return _state(weight.detach().cpu().numpy())
         return weight._version, weight.data_ptr()
     return None
-
-
-_INDICES: dict[tuple[int, ...], tuple[Any, ...]] = {}
-
-
-def _spread(shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Indices of elements all over an array of this shape, its first and last among them."""
-    found = _INDICES.get(shape)
-    if found is None:
-        size = int(np.prod(shape))
-        found = _INDICES[shape] = np.unravel_index(np.linspace(0, size - 1, _SAMPLE).astype(np.int64), shape)
-    return found
 
 
 def _is_constant(array: np.ndarray) -> bool:
