@@ -76,7 +76,7 @@ def example(name):
 
 def page(name, body):
     path, before, after, then = example(name)
-    also = f" and `{'`, `'.join(then)}`, which tidy up," if then else ""
+    also = f", and then `{'`, `'.join(then)}`" if then else ""
     body = re.sub(r"^####", "##", body, flags=re.MULTILINE)
     return (
         f"# {name}\n\n<!-- Made of Passes.td and a lit test by scripts/gen_pass_docs.py; change those, and run it. -->\n\n"

@@ -97,7 +97,7 @@ def measure(calls, repeats):
 def check(calls, x, sae, features):
     """All steered outputs agree, those with and without the pass to the bit.
 
-    Torch subtracts two reconstructions: the bound of docs/passes.md, with k active features a row. And it sums a
+    Torch subtracts two reconstructions: the bound of docs/passes/iam-clt-fusion.md, with k active features a row. And it sums a
     pre-activation in another order, which moves an edited feature by up to (d + 2) u sum |x| |W_enc|, and its two
     decodes, scaled by 3 and by 1.
     """

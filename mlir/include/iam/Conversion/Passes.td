@@ -70,8 +70,13 @@ def IAMToRuntimePass : Pass<"iam-to-runtime", "mlir::ModuleOp"> {
     One-shot bufferization must come next. In between, CSE must not run: it would merge
     two views of a tensor across a write, of which nothing in the IR tells.
 
-    Ops without kernel are an error at their location:
-    `'iam.attr.grad' op is not lowered yet`.
+    A tensor that the program made itself and that nothing else reads may be the
+    destination of the op that reads it, where the kernel allows that
+    (`iam.policy.sequence`).
+
+    Errors at an op: `iam.attr.path` and `iam.attr.grad`, which other passes lower before
+    this one; `iam.attr.circuit`, which has no compiled form; and a name of the
+    runtime that the module gives to something else.
   }];
   let dependentDialects = ["mlir::arith::ArithDialect", "mlir::bufferization::BufferizationDialect",
                            "mlir::func::FuncDialect", "mlir::memref::MemRefDialect",

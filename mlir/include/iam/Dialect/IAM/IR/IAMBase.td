@@ -23,8 +23,8 @@ def IAM_Dialect : Dialect {
     Four families: `iam.clt.*` (sparse coders: SAEs and transcoders), `iam.attr.*`
     (attribution), `iam.policy.*` (steering and constraints) and `iam.model.*`
     (segments of a language model).
-    Every op is pure, except `iam.policy.verify`. `docs/spec.md` is the
-    specification; labels such as `clt_topk_c1` name its constraints.
+    Every op is pure, except the assertions `iam.policy.verify` and
+    `iam.attr.check`. `docs/spec.md` is the specification; labels such as `clt_topk_c1` name its constraints.
 
     An argument of a function that is a weight, the same at many calls, may carry
     the unit attribute `iam.weight`: see `iam-hoist-weights`.

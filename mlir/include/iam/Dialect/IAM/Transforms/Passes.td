@@ -56,9 +56,9 @@ def CLTFusionPass : Pass<"iam-clt-fusion"> {
        and beyond 32 terms. A term that is used elsewhere in the sum, or outside of
        it, stays there.
 
-    What is not rewritten, because it is no gain: `decode(f) + decode(g)` (as many
-    rows of `W_dec` either way), and `s * decode(f)` (a multiplication that joins the
-    loop of the arithmetic around it).
+    Not rewritten: `decode(f) + decode(g)`, which reads as many rows of `W_dec` either
+    way, and `s * decode(f)`, whose multiplication joins the loop of the arithmetic
+    around it. Whether merging them would pay was not measured.
 
     Idempotent: nothing that a rewrite produces matches a rewrite again.
 
@@ -163,6 +163,10 @@ def DemandDrivenEncodePass : Pass<"iam-demand-driven-encode"> {
 
     A remark at the op also says what was done. Remarks carry the location of the
     op: the line of Python that recorded it.
+
+    Memory floor for `n` scattered features of `d` elements: `64 n d` bytes of `W_enc`,
+    `4 rows d` of `x`, and what the decode of the delta takes. The columns are gathered in
+    every call. `densify` of a sliced encode still makes `rows * D` zeros.
 
     Idempotent: an op that has `only` keeps it, unless fewer of those are read.
 
