@@ -15,19 +15,14 @@ checked against the others before it is timed; they take turns, and the medians 
 
 import argparse
 import json
-import os
 import pathlib
-import statistics
-import time
 
 import numpy as np
 import torch
-
-os.environ["IAM_CACHE"] = "0"  # one program is compiled with two sets of passes
+from comparing import take_turns, without
 
 import iam
 from iam import _runtime
-from iam.compiler import _engine
 
 PROMPT = "The capital of France is the city of Paris, and the capital of Italy is"
 TARGETS = ((" Rome", " Paris"), (" Rome", " Berlin"), (" Milan", " London"))
@@ -51,24 +46,6 @@ def together(site, steps, pairs):
     return attributions
 
 
-def without_the_pass(function, prompt):
-    """A program that is compiled by the pipelines of the JIT, the attribution cache left out."""
-    with _engine.LOCK, _engine.context():
-        table = {pipeline.name: pipeline.passes for pipeline in _engine.pipelines()}
-    attribute = ",".join(p for p in table["iam-attribute"].split(",") if p != "iam-attribution-cache")
-    assert attribute != table["iam-attribute"]
-    kept = _engine.passes_to
-    _engine.passes_to = lambda stage, donates: ("iam-fuse", attribute, "iam-to-loops", "iam-loops-to-llvm")
-    _engine._PROGRAMS.clear()
-    try:
-        program = iam.jit(function)
-        program(prompt)
-    finally:
-        _engine.passes_to = kept
-        _engine._PROGRAMS.clear()
-    return program
-
-
 def by_hand(prompt, site, steps, pairs, *, at_once):
     results = []
     for pair in pairs:
@@ -85,16 +62,6 @@ def by_hand(prompt, site, steps, pairs, *, at_once):
             total += (weight * gradient.reshape(-1, *h.shape).double()).sum(0)
         results.append((h.double() * total).float())
     return results
-
-
-def measure(calls, repeats):
-    times = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) * 1e3 for name, taken in times.items()}
 
 
 def check(calls):
@@ -119,7 +86,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(_runtime.get_num_threads())
     model = iam.LanguageModel("smollm2")
-    for parameter in model.model.parameters():  # nobody wants the weights' gradients
+    for parameter in model.model.parameters():  # torch: nobody wants the weights' gradients
         parameter.requires_grad_(False)
     prompt = model.on(PROMPT)
     pairs = [tuple(int(model.tokens(word)[0, 0]) for word in words) for words in TARGETS]
@@ -127,7 +94,7 @@ def main():
 
     one = iam.jit(together(site, steps, pairs))
     three = [iam.jit(together(site, steps, [pair])) for pair in pairs]
-    plain = without_the_pass(together(site, steps, pairs), prompt)
+    plain = without("iam-attribution-cache", together(site, steps, pairs), prompt)
     calls = {
         "one program": lambda: one(prompt),
         "one program, without the pass": lambda: plain(prompt),
@@ -136,7 +103,7 @@ def main():
         "torch, all points at once": lambda: by_hand(prompt, site, steps, pairs, at_once=True),
     }
     check(calls)
-    times = measure(calls, options.repeats)
+    times = take_turns(calls, options.repeats)
     print(f"{len(pairs)} attributions, {prompt.rows} tokens, {site}, {steps} points")
     for name, taken in times.items():
         print(f"  {name:32} {taken:10.1f} ms  {taken / times['three programs']:6.2f} of three programs")

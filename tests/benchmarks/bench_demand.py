@@ -9,29 +9,16 @@ costs a second decode. Contenders take turns, and the medians are compared.
 
 import argparse
 import json
-import os
 import pathlib
-import statistics
-import time
 
 import numpy as np
 import torch
-
-os.environ["IAM_CACHE"] = "0"  # one program is compiled with two sets of passes
+from comparing import take_turns, without
 
 import iam
 from iam import _runtime
-from iam.compiler import _engine
 
 SCALE = 0.05  # of the weights: pre-activations of about 2.4, so that a threshold of 4 leaves some 5 % of the features
-
-
-def without_the_pass():
-    """The pipelines of the JIT, demand-driven encode left out."""
-    table = {pipeline.name: pipeline.passes for pipeline in _engine.pipelines()}
-    fuse = ",".join(p for p in table["iam-fuse"].split(",") if p != "iam-demand-driven-encode")
-    assert fuse != table["iam-fuse"]
-    return fuse, "iam-to-loops", "iam-loops-to-llvm"
 
 
 def contenders(sae, x, features):
@@ -41,17 +28,7 @@ def contenders(sae, x, features):
 
     with_pass = iam.jit(steered)
     with_pass(x)
-    kept = _engine.passes_to
-    with _engine.LOCK, _engine.context():
-        passes = without_the_pass()
-    whole = iam.jit(lambda x: steered(x))
-    _engine.passes_to = lambda stage, donates: passes
-    _engine._PROGRAMS.clear()
-    try:
-        whole(x)
-    finally:
-        _engine.passes_to = kept
-        _engine._PROGRAMS.clear()
+    whole = without("iam-demand-driven-encode", steered, x)
 
     W_enc, b_enc, W_dec, b_dec, threshold = (
         torch.from_numpy(w) for w in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold)
@@ -82,16 +59,6 @@ def contenders(sae, x, features):
         "torch.compile, encode+decode": (lambda f: lambda: f(t))(torch.compile(reconstruct)),
         "torch.compile, steered": (lambda f: lambda: f(t))(torch.compile(steer)),
     }
-
-
-def measure(calls, repeats):
-    times = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) * 1e3 for name, taken in times.items()}
 
 
 def check(calls, x, sae, features):
@@ -146,7 +113,7 @@ def main():
         calls = contenders(sae, x, features)
         with torch.no_grad():
             check(calls, x, sae, features)
-            times = measure(calls, options.repeats)
+            times = take_turns(calls, options.repeats)
         found[count] = times
         print(f"{count} of {n} features, {options.rows} rows, d = {d}")
         for name, taken in times.items():

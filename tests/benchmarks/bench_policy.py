@@ -10,27 +10,14 @@ turns, and medians are compared.
 
 import argparse
 import json
-import os
 import pathlib
-import statistics
-import time
 
 import numpy as np
 import torch
-
-os.environ["IAM_CACHE"] = "0"  # one program is compiled with two sets of passes
+from comparing import take_turns, without
 
 import iam
 from iam import _runtime
-from iam.compiler import _engine
-
-
-def without_the_pass():
-    """The pipelines of the JIT, iam-policy-projection left out."""
-    table = {pipeline.name: pipeline.passes for pipeline in _engine.pipelines()}
-    attribute = ",".join(p for p in table["iam-attribute"].split(",") if p != "iam-policy-projection")
-    assert attribute != table["iam-attribute"]
-    return "iam-fuse", attribute, "iam-to-loops", "iam-loops-to-llvm"
 
 
 def contenders(x, v, bound):
@@ -44,17 +31,7 @@ def contenders(x, v, bound):
 
     compiled = iam.jit(edited)
     compiled(x)
-    kept = _engine.passes_to
-    with _engine.LOCK, _engine.context():
-        passes = without_the_pass()
-    single = iam.jit(lambda h: edited(h))
-    _engine.passes_to = lambda stage, donates: passes
-    _engine._PROGRAMS.clear()
-    try:
-        single(x)
-    finally:
-        _engine.passes_to = kept
-        _engine._PROGRAMS.clear()
+    single = without("iam-policy-projection", edited, x)
 
     t, w = torch.from_numpy(x), torch.from_numpy(v)
     target = torch.empty_like(t)
@@ -97,13 +74,7 @@ def main():
             bound = 6 * options.d * 2.0**-24 * np.abs(x).max() * np.abs(v).max() * 4
             assert np.abs(result - results["compiled"]).max() <= bound, f"{name} differs by more than rounding"
         del results, result
-        times = {name: [] for name in calls}
-        for _ in range(options.repeats):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(taken) * 1e3 for name, taken in times.items()}
+        medians = take_turns(calls, options.repeats)
     floor = medians["one pass over memory (copy)"]
     size = x.nbytes / 1e6
     print(f"{options.rows} rows, d = {options.d}: {size:.0f} MB read and written, {torch.get_num_threads()} threads")
