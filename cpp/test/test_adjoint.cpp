@@ -12,19 +12,8 @@ namespace {
 constexpr int64_t kFeatures = 20, kK = 5, kWidth = 7;
 
 // Small integers throughout: results are exact.
-struct Both {
-  explicit Both(int64_t rows, unsigned seed = 4)
-      : pre(integers(rows, kFeatures, seed, 4)), fixed(rows, kK), denseFixed(rows, kFeatures),
-        denseCsr(rows, kFeatures) {
-    expectOk(topK(pre.mat(), fixed.out()));
-    expectOk(densify(fixed.view(), denseFixed.mat()));
-    expectOk(threshold(pre.mat(), {}, csr));
-    expectOk(densify(csr.view(), denseCsr.mat()));
-  }
-  Floats pre;
-  Codes fixed;
-  CsrResult csr;
-  Floats denseFixed, denseCsr;
+struct Both : BothForms {
+  explicit Both(int64_t rows, unsigned seed = 4) : BothForms(rows, kFeatures, kK, seed, 4) {}
 };
 
 Floats dense(const Codes &codes) {

@@ -40,19 +40,8 @@ float apply(const Case &c, std::size_t i, float f) {
   return f;
 }
 
-struct Both {
-  Both()
-      : pre(integers(kRows, kFeatures, 4, 5)), fixed(kRows, kK), denseFixed(kRows, kFeatures),
-        denseCsr(kRows, kFeatures) {
-    expectOk(topK(pre.mat(), fixed.out()));
-    expectOk(densify(fixed.view(), denseFixed.mat()));
-    expectOk(threshold(pre.mat(), {}, csr));
-    expectOk(densify(csr.view(), denseCsr.mat()));
-  }
-  Floats pre;
-  Codes fixed;
-  CsrResult csr;
-  Floats denseFixed, denseCsr;
+struct Both : BothForms {
+  Both() : BothForms(kRows, kFeatures, kK, 4, 5) {}
 };
 
 Floats edited(const Case &c, Floats dense) {

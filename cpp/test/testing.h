@@ -1,6 +1,8 @@
 // What the tests share: random arrays, comparisons, the CPU level under test.
 #pragma once
 
+#include "iam/clt/activation.h"
+#include "iam/clt/decode.h"
 #include "iam/clt/features.h"
 #include "iam/core/cpu.h"
 #include "iam/core/threads.h"
@@ -65,6 +67,22 @@ struct Codes {
 };
 
 inline void expectOk(const Status &status) { EXPECT_TRUE(status.ok()) << status.message(); }
+
+/// Codes of small integers in both forms, k largest and all positive ones, with the dense rows they stand for.
+struct BothForms {
+  BothForms(int64_t rows, int64_t features, int64_t k, unsigned seed, int most)
+      : pre(integers(rows, features, seed, most)), fixed(rows, k), denseFixed(rows, features),
+        denseCsr(rows, features) {
+    expectOk(topK(pre.mat(), fixed.out()));
+    expectOk(densify(fixed.view(), denseFixed.mat()));
+    expectOk(threshold(pre.mat(), {}, csr));
+    expectOk(densify(csr.view(), denseCsr.mat()));
+  }
+  Floats pre;
+  Codes fixed;
+  CsrResult csr;
+  Floats denseFixed, denseCsr;
+};
 
 inline void expectError(const Status &status, Code code, const std::string &part) {
   EXPECT_EQ(status.code(), code) << status.message();

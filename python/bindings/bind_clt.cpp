@@ -1,4 +1,4 @@
-// Encoders, activations, decoders, edits.
+// Encoders, activations, decoders, edits, and the choice of the largest scores.
 #include "bindings.h"
 
 #include "iam/attribution/adjoint.h"
@@ -232,20 +232,12 @@ void bindClt(py::module_ &m) {
       py::arg("pre"), py::arg("k"));
   m.def(
       "select",
-      [](const py::object &scores, int64_t n) {
+      [](O scores, int64_t n) {
         const char *op = "iam.attr.select";
         const Input<float> in(op, "scores", scores, 2);
-        rt::Buffer<int32_t> indices;
-        rt::Buffer<float> top;
-        const int64_t rows = in.mat().rows;
-        check(indices.resize(rows * n, op));
-        check(top.resize(rows * n, op));
-        call(op, [&] {
-          return rt::select(in.mat(), rt::Mat<int32_t>(indices.data(), rows, n),
-                            rt::Mat<float>(top.data(), rows, n));
-        });
-        return py::make_tuple(adopt(std::move(indices), {rows, n}),
-                              adopt(std::move(top), {rows, n}));
+        FixedRoom out(op, in.mat().rows, std::max<int64_t>(n, 0));
+        call(op, [&] { return rt::select(in.mat(), out.view().indices, out.view().values); });
+        return py::make_tuple(out.takeIndices(), out.takeValues());
       },
       py::arg("scores"), py::arg("n"),
       "Indices and values of the n scores of largest magnitude of each row [rows, F].");

@@ -24,7 +24,7 @@ from iam.core.arrays import (
     shape_of,
 )
 from iam.core.config import suggestion, take_int
-from iam.core.errors import ArgumentError, DtypeError, ShapeError
+from iam.core.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from iam.core.features import SparseFeatures
 from iam.core.lazy import is_torch, native, torch_if_loaded
 
@@ -62,6 +62,7 @@ __all__ = [
 STEER_MODES = ("add", "ablate", "clamp")
 COMPOSE_RULES = ("sum", "mean", "orthogonal")
 SET_KINDS = ("halfspace", "ball", "subspace", "box")
+MAX_STEPS = 4096
 PATH_RULES = ("gauss_legendre", "left", "right", "midpoint", "trapezoid")
 EDIT_MODES = ("set", "scale", "clamp", "ablate")
 _EDIT_OPERANDS = {"set": 1, "scale": 1, "clamp": 2, "ablate": 0}
@@ -172,8 +173,6 @@ def _steer_torch(h: Any, v: Any, strength: float, mode: str) -> Any:
 
 
 def _check_direction(v: Any, mode: str) -> None:
-    from iam.core.errors import NonFiniteError
-
     square = float(v.astype(np.float64) @ v)
     if not math.isfinite(square):
         at = int(np.flatnonzero(~np.isfinite(v))[0])
@@ -183,8 +182,6 @@ def _check_direction(v: Any, mode: str) -> None:
 
 
 def _number(value: Any, op: str, name: str) -> float:
-    from iam.core.errors import NonFiniteError
-
     number = _any_number(value, op, name)
     if not math.isfinite(number):
         raise NonFiniteError(f"{op}: expected a finite {name}, got {number}")
@@ -776,8 +773,6 @@ def _edit_arguments(f: SparseFeatures, features: Any, mode: str, a: Any, b: Any,
 
 
 def _operand(value: Any, count: int, op: str) -> Any:
-    from iam.core.errors import NonFiniteError
-
     if value is None:
         return None
     array = value.detach().cpu().numpy() if is_torch(value) else np.asarray(value)
@@ -905,7 +900,7 @@ def path(x: Any, baseline: Any, steps: int = 20, rule: str = "gauss_legendre") -
     Args:
         x: Activations ``[..., d]``.
         baseline: Where the line starts, same shape.
-        steps: Number of points n; at least 2 for ``trapezoid``.
+        steps: Number of points n, ``1..4096``; at least 2 for ``trapezoid``.
         rule: ``gauss_legendre``, ``left``, ``right``, ``midpoint`` or ``trapezoid``.
 
     Returns:
@@ -914,24 +909,19 @@ def path(x: Any, baseline: Any, steps: int = 20, rule: str = "gauss_legendre") -
 
     Raises:
         ShapeError: different shapes.
-        ArgumentError: unknown rule, too few steps.
+        ArgumentError: unknown rule, too few or too many steps, one of NumPy and one of torch.
 
     Source: Sundararajan et al. 2017, arXiv:1703.01365. Oracle: :func:`iam.reference.attr.path`.
     """
     _check_mode(rule, PATH_RULES, "iam.ops.path")
     least = 2 if rule == "trapezoid" else 1
-    steps = take_int(steps, what="iam.ops.path: steps", low=least, high=None, error=ArgumentError, code="argument")
+    steps = take_int(steps, what="iam.ops.path: steps", low=least, high=MAX_STEPS, error=ArgumentError, code="argument")
     trace = _trace(x, baseline)
     if trace is not None:
         return trace.op("path", x, baseline, steps, rule)  # type: ignore[no-any-return]
     from iam.reference.attr import path as reference
 
-    check_float(x, op="iam.ops.path", name="x")
-    check_float(baseline, op="iam.ops.path", name="baseline")
-    if shape_of(x) != shape_of(baseline):
-        raise ShapeError(
-            f"iam.ops.path: expected x and baseline of one shape, got {shape_of(x)} and {shape_of(baseline)}"
-        )
+    _check_ends("iam.ops.path", x, baseline)
     line, weights = reference(np.zeros(1), np.ones(1), steps=steps, rule=rule)  # 1 - node
     if is_torch(x):
         torch = torch_if_loaded()
@@ -939,6 +929,24 @@ def path(x: Any, baseline: Any, steps: int = 20, rule: str = "gauss_legendre") -
         return baseline + nodes * (x - baseline), torch.from_numpy(weights).to(x)
     nodes = (1 - line.reshape(steps)).astype(x.dtype).reshape(steps, *[1] * x.ndim)
     return baseline + nodes * (x - baseline), weights.astype(x.dtype)
+
+
+def _check_ends(op: str, x: Any, baseline: Any) -> None:
+    """What holds of both ends of a path: floats, of one shape, of one kind of array, on one device."""
+    check_float(x, op=op, name="x")
+    check_float(baseline, op=op, name="baseline")
+    if shape_of(x) != shape_of(baseline):
+        raise ShapeError(f"{op}: expected x and baseline of one shape, got {shape_of(x)} and {shape_of(baseline)}")
+    _check_one_kind(op, x=x, baseline=baseline)
+
+
+def _check_one_kind(op: str, **arrays: Any) -> None:
+    kinds = {name: f"torch on {a.device}" if is_torch(a) else "NumPy" for name, a in arrays.items()}
+    if len(set(kinds.values())) > 1:
+        got = ", ".join(f"{name} of {kind}" for name, kind in kinds.items())
+        raise ArgumentError(
+            f"{op}: expected {' and '.join(arrays)} all of NumPy or all of torch on one device, got {got}"
+        )
 
 
 def grad(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any:
@@ -970,15 +978,15 @@ def grad(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any
     trace = _trace(x, baseline, points, weights)
     if trace is not None:
         return trace.op("grad", function, x, baseline, points, weights)
-    for array, name in ((x, "x"), (baseline, "baseline"), (points, "points"), (weights, "weights")):
-        check_float(array, op="iam.ops.grad", name=name)
-    if shape_of(x) != shape_of(baseline):
-        raise ShapeError(
-            f"iam.ops.grad: expected x and baseline of one shape, got {shape_of(x)} and {shape_of(baseline)}"
-        )
+    op = "iam.ops.grad"
+    _check_ends(op, x, baseline)
+    check_width(x, op=op, name="x", width=None, width_name="d")
+    check_float(points, op=op, name="points")
+    check_float(weights, op=op, name="weights")
+    _check_one_kind(op, x=x, points=points, weights=weights)
     if shape_of(points)[1:] != shape_of(x) or shape_of(weights) != shape_of(points)[:1]:
         raise ShapeError(
-            f"iam.ops.grad: expected points of shape [n, {', '.join(map(str, shape_of(x)))}] and n weights, got "
+            f"{op}: expected points of shape [n, {', '.join(map(str, shape_of(x)))}] and n weights, got "
             f"{shape_of(points)} and {shape_of(weights)}"
         )
     if needs_torch(x, baseline, points, weights):
@@ -988,13 +996,36 @@ def grad(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any
 
 def _grad_torch(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any:
     torch = torch_if_loaded()
+    width = x.shape[-1]
     total = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
-    for point, weight in zip(points, weights, strict=True):
-        leaf = point.detach().reshape(-1, x.shape[-1]).requires_grad_()
+    for i, (point, weight) in enumerate(zip(points, weights, strict=True)):
+        leaf = point.detach().reshape(-1, width).requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(function(leaf).sum(), leaf)
+            value = function(leaf)
+            _check_metric(value, leaf.shape[0])
+            gradient = None
+            if value.requires_grad:  # else it does not depend on x
+                (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+        if gradient is None:
+            continue
+        bad = (~gradient.isfinite()).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise NonFiniteError(
+                f"iam.ops.grad: expected finite gradients, got {float(gradient[row, column])} at point {i} of "
+                f"{len(points)}, row {row}, column {column}"
+            )
         total += weight.double() * gradient.reshape(x.shape).double()
     return ((x - baseline).double() * total).to(x.dtype)
+
+
+def _check_metric(value: Any, rows: int) -> None:
+    expected = f"iam.ops.grad: expected the function to return one number for each of {rows} rows"
+    if not is_torch(value):
+        raise ArgumentError(f"{expected}, as a tensor, got {type(value).__name__}")
+    check_float(value, op="iam.ops.grad", name="the result of the function")
+    if shape_of(value) != (rows,):
+        raise ShapeError(f"{expected}, shape ({rows},), got {shape_of(value)}; choose a column, y[:, j], or y @ v")
 
 
 def _grad_compiled(function: Any, x: Any, baseline: Any, points: Any, weights: Any) -> Any:
@@ -1030,16 +1061,19 @@ def select(scores: Any, n: int) -> tuple[Any, Any]:
     trace = _trace(scores)
     if trace is not None:
         return trace.op("select", scores, n)  # type: ignore[no-any-return]
-    n = take_int(n, what="iam.ops.select: n", low=1, high=None, error=ArgumentError, code="k-range")
+    op = "iam.ops.select"
+    check_float(scores, op=op, name="scores")
+    check_width(scores, op=op, name="scores", width=None, width_name="F")
+    n = take_int(n, what=f"{op}: n", low=1, high=int(scores.shape[-1]), error=ArgumentError, code="k-range")
     if needs_torch(scores):
         torch = torch_if_loaded()
-        if n > scores.shape[-1]:
-            raise ArgumentError(
-                f"iam.ops.select: expected n in 1..{scores.shape[-1]} (scores), got {n}", code="k-range"
-            )
+        if scores.isnan().any():
+            row = scores.flatten(end_dim=-2) if scores.ndim > 1 else scores[None]
+            at, column = row.isnan().nonzero()[0].tolist()
+            raise NonFiniteError(f"{op}: expected scores without NaN, got one at row {at}, column {column}")
         order = torch.sort(-scores.abs(), dim=-1, stable=True).indices[..., :n]
         return order.int(), scores.gather(-1, order)
-    rows = rows_of(scores, op="iam.ops.select", name="scores")
+    rows = rows_of(scores, op=op, name="scores")
     indices, top = native().select(rows.flat, n)
     indices = indices.reshape(*rows.prefix, n)
     return (torch_if_loaded().from_numpy(indices) if is_torch(scores) else indices), rows.restore(top)
@@ -1061,6 +1095,9 @@ def integrated_gradients(
     >>> integrated_gradients(lambda h: (h * h) @ v, np.array([[1.0, 3.0]], np.float32), steps=2)  # doctest: +SKIP
     array([[ 1., 18.]], dtype=float32)
     """
+    if _trace(x) is None:
+        check_float(x, op="iam.ops.integrated_gradients", name="x")
+        check_width(x, op="iam.ops.integrated_gradients", name="x", width=None, width_name="d")
     start = 0 * x if baseline is None else baseline
     points, weights = path(x, start, steps, rule)
     return grad(function, x, start, points, weights)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../clt/checks.h"
+#include "../core/kernels.h"
 #include "iam/core/threads.h"
 
 #include <algorithm>
@@ -45,6 +46,22 @@ inline Status nonFiniteRow(const char *op, Mat<const float> h, int64_t row, int6
                                       printed(h(row, column)) + " at row " + std::to_string(row) +
                                       ", column " + std::to_string(column) + "; h has shape " +
                                       shapeOf(h));
+}
+
+/// Calls body(r) for the rows of h in parallel; none may hold a NaN or an infinity. Rows after the first that does may
+/// be left out.
+template <typename Body>
+Status forFiniteRows(const char *op, const kernels::Table &table, Mat<const float> h, Body &&body) {
+  int64_t bad = h.rows;
+  IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
+    if (table.findNonFinite(h.row(r), h.cols) >= 0)
+      return false;
+    body(r);
+    return true;
+  }));
+  if (bad < h.rows)
+    return nonFiniteRow(op, h, bad, table.findNonFinite(h.row(bad), h.cols));
+  return {};
 }
 
 } // namespace iam::rt

@@ -233,16 +233,7 @@ Status project(Mat<const float> h, const Set &set, Mat<float> out) {
   IAM_RETURN_IF_ERROR(expectShape(op, "out", out, h.rows, h.cols));
   Prepared prepared(op, *table, set, h.cols);
   IAM_RETURN_IF_ERROR(prepared.check());
-  int64_t bad = h.rows;
-  IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
-    if (table->findNonFinite(h.row(r), h.cols) >= 0)
-      return false;
-    prepared.project(h.row(r), out.row(r));
-    return true;
-  }));
-  if (bad < h.rows)
-    return nonFiniteRow(op, h, bad, table->findNonFinite(h.row(bad), h.cols));
-  return {};
+  return forFiniteRows(op, *table, h, [&](int64_t r) { prepared.project(h.row(r), out.row(r)); });
 }
 
 Status projectAdjoint(Mat<const float> h, Mat<const float> dy, const Set &set, Mat<float> out) {
@@ -253,16 +244,8 @@ Status projectAdjoint(Mat<const float> h, Mat<const float> dy, const Set &set, M
   IAM_RETURN_IF_ERROR(expectShape(op, "out", out, h.rows, h.cols));
   Prepared prepared(op, *table, set, h.cols);
   IAM_RETURN_IF_ERROR(prepared.check());
-  int64_t bad = h.rows;
-  IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
-    if (table->findNonFinite(h.row(r), h.cols) >= 0)
-      return false;
-    prepared.adjoint(h.row(r), dy.row(r), out.row(r));
-    return true;
-  }));
-  if (bad < h.rows)
-    return nonFiniteRow(op, h, bad, table->findNonFinite(h.row(bad), h.cols));
-  return {};
+  return forFiniteRows(op, *table, h,
+                       [&](int64_t r) { prepared.adjoint(h.row(r), dy.row(r), out.row(r)); });
 }
 
 Status verify(Mat<const float> h, const Set &set, float tolerance, const std::string &message,

@@ -19,18 +19,11 @@ Status steer(Mat<const float> h, Vec<const float> v, float s, SteerMode mode, Ma
   Step step;
   IAM_RETURN_IF_ERROR(
       makeStep(op, *table, static_cast<PolicyStep>(static_cast<int64_t>(mode)), v, s, step));
-  int64_t bad = h.rows;
-  IAM_RETURN_IF_ERROR(forRows(op, h.rows, bad, [&](int64_t r) {
-    if (table->findNonFinite(h.row(r), h.cols) >= 0)
-      return false; // the row is left as it is
+  return forFiniteRows(op, *table, h, [&](int64_t r) {
     if (out.row(r) != h.row(r))
       out.vec(r).eigen() = h.vec(r).eigen();
     step.apply(*table, out.row(r), h.cols);
-    return true;
-  }));
-  if (bad < h.rows)
-    return nonFiniteRow(op, h, bad, table->findNonFinite(h.row(bad), h.cols));
-  return {};
+  });
 }
 
 } // namespace iam::rt

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 __all__ = ["hint_for"]
 
-SUPPORTED = "Supported: + - * / with tensors, vectors and numbers, coders (encode, decode), the functions of iam.ops."
+SUPPORTED = (
+    "Supported: + - * / with tensors, vectors and numbers, x @ vector, columns x[:, j], coders (encode, decode), "
+    "the functions of iam.ops."
+)
 
 _HINTS: dict[str, str] = {}
 
@@ -43,8 +46,8 @@ _say(
 )
 _say(
     "matmul dot einsum linear mm bmm inner outer tensordot vdot addmm",
-    "Matrix products are recorded through coders or iam.ops.encode(x, W, b); a component along a direction is changed with "
-    'iam.steer(x, v, s, "ablate").',
+    "An activation times a vector [d] is x @ v. Matrix products are recorded through coders or "
+    'iam.ops.encode(x, W, b); a component along a direction is changed with iam.steer(x, v, s, "ablate").',
 )
 _say(
     "cat concatenate concat stack vstack hstack split chunk index_select gather scatter take",

@@ -38,7 +38,7 @@ def IAM_AttrPathOp : IAM_Op<"attr.path", [Pure]> {
   let arguments = (ins IAM_PathRule:$rule,
                        IAM_Tensor:$x,                                 /*attr_path_i1*/
                        IAM_Tensor:$baseline,                          /*attr_path_i2*/
-                       ConfinedAttr<I64Attr, [IntPositive]>:$steps);  /*attr_path_c1*/
+                       ConfinedAttr<I64Attr, [IntPositive, IntMaxValue<4096>]>:$steps);  /*attr_path_c1*/
   let results = (outs IAM_Tensor:$points, IAM_Vector:$weights);
   let assemblyFormat = [{
     $rule $x `,` $baseline `,` `steps` `=` $steps attr-dict
