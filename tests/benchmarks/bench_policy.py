@@ -20,7 +20,7 @@ import iam
 from iam import _runtime
 
 
-def contenders(x, v, bound):
+def contenders(t, v, bound):
     def edited(h):
         h = iam.steer(h, v[0], 2.0)
         h = iam.steer(h, v[1], 1.0, "ablate")
@@ -30,10 +30,10 @@ def contenders(x, v, bound):
         return iam.project(h, "halfspace", v[5], bound)
 
     compiled = iam.jit(edited)
-    compiled(x)
-    single = without("iam-policy-projection", edited, x)
+    compiled(t)
+    single = without("iam-policy-projection", edited, t)
 
-    t, w = torch.from_numpy(x), torch.from_numpy(v)
+    w = torch.from_numpy(v)
     target = torch.empty_like(t)
 
     def in_torch(h):
@@ -48,8 +48,8 @@ def contenders(x, v, bound):
 
     return {
         "one pass over memory (copy)": lambda: target.copy_(t),
-        "compiled": lambda: compiled(x),
-        "compiled, without the pass": lambda: single(x),
+        "compiled": lambda: compiled(t),
+        "compiled, without the pass": lambda: single(t),
         "torch": lambda: in_torch(t),
         "torch.compile": (lambda f: lambda: f(t))(torch.compile(in_torch)),
     }
@@ -65,12 +65,14 @@ def main():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((options.rows, options.d), dtype=np.float32)
     v = rng.standard_normal((6, options.d), dtype=np.float32)
-    calls = contenders(x, v, 5.0)
+    t = torch.empty(x.shape)  # aligned to cache lines, as activations of a model are
+    t.copy_(torch.from_numpy(x))
+    calls = contenders(t, v, 5.0)
     with torch.no_grad():
         results = {name: np.asarray(call()) for name, call in calls.items() if "memory" not in name}
-        assert np.array_equal(results["compiled"], results["compiled, without the pass"]), "the pass changed a bit"
+        assert (results["compiled"].astype(np.float64) @ v[5] <= 5.0).all(), "the projection does not hold"
         for name, result in results.items():
-            # six inner products of d terms each, in float32 there and in float64 here
+            # six inner products of d terms each, in float32 in torch and in float64 here
             bound = 6 * options.d * 2.0**-24 * np.abs(x).max() * np.abs(v).max() * 4
             assert np.abs(result - results["compiled"]).max() <= bound, f"{name} differs by more than rounding"
         del results, result

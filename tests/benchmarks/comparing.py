@@ -27,10 +27,15 @@ def without(name, function, *arguments):
 
 
 def take_turns(calls, repeats):
-    """Median milliseconds of each call."""
+    """Median milliseconds of each call.
+
+    In its turn a contender runs twice, and the second run counts: OpenMP's workers spin for some milliseconds after a call of
+    torch's, on cores that others need.
+    """
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
+            call()
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)

@@ -7,12 +7,32 @@
 #include <unordered_map>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace iam::rt::pool {
 namespace {
 
 // Kept blocks beyond this are returned to the system, so one huge call does not pin its memory.
 constexpr std::size_t kMaxCachedBytes = std::size_t(256) << 20;
 constexpr std::size_t kClasses = 4 * 48;
+
+// New memory of the system. Of large blocks the first touch of every page costs more than the work on it: pages of 2 MB, where
+// the system gives them to who asks.
+void *newBlock(std::size_t bytes) {
+#ifdef __linux__
+  constexpr std::size_t kHugePage = std::size_t(2) << 20;
+  if (bytes >= 4 * kHugePage) {
+    const std::size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    if (void *block = std::aligned_alloc(kHugePage, rounded)) {
+      madvise(block, rounded, MADV_HUGEPAGE); // only advice: what it returns does not matter
+      return block;
+    }
+  }
+#endif
+  return std::aligned_alloc(kAlignment, bytes);
+}
 
 // Four classes an octave, so rounding up wastes at most a fifth: 64 B, 80 -> 128 B aligned, ... up
 // to 2^48.
@@ -83,9 +103,9 @@ void *allocate(std::size_t bytes) noexcept {
     pool.stats.bytesCached -= rounded;
     reused = true;
   } else {
-    block = std::aligned_alloc(kAlignment, rounded);
+    block = newBlock(rounded);
     if (!block && pool.trimLocked() > 0)
-      block = std::aligned_alloc(kAlignment, rounded);
+      block = newBlock(rounded);
     if (!block)
       return nullptr;
   }

@@ -503,7 +503,6 @@ void exact(const Rows &rows, const Weights &weights, const Pair *pairs, int64_t 
 }
 
 int64_t findNonFinite(const float *values, int64_t count) {
-  // x * 0 is 0 for finite x and NaN otherwise; NaN survives the sum.
   constexpr int64_t kBlock = 1024;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = std::min(count, begin + kBlock);
@@ -512,7 +511,7 @@ int64_t findNonFinite(const float *values, int64_t count) {
     for (; i + kWidth <= end; i += kWidth)
       sum = madd(load(values + i), zero(), sum);
     sum = madd(loadSome(values + i, end - i), zero(), sum);
-    if (notLess(sum, zero()) == lanesBelow(kWidth) && notLessEqual(sum, zero()) == 0)
+    if (!anyNan(sum))
       continue;
     for (i = begin; i < end; ++i)
       if (!(std::fabs(values[i]) <= std::numeric_limits<float>::max()))
@@ -562,22 +561,24 @@ void move64(double a, const float *v, const float *x, float *y, int64_t count) {
 
 } // namespace
 
+#include "affine.h"
 #include "training.h"
 
 #define IAM_STRINGIFY_(x) #x
 #define IAM_STRINGIFY(x) IAM_STRINGIFY_(x)
 
 extern "C" __attribute__((visibility("default"))) const Table iam_kernels = {
-    kVersion,     IAM_STRINGIFY(IAM_LEVEL),
-    kScreenFrom,  kScreenSlacks,
-    scratchBytes, packedStride,
-    prepare,      dense,
-    topk,         threshold,
-    groupMax,     exact,
-    start,        scan,
-    prune,        findNonFinite,
-    axpy,         dot,
-    dot64,        absDot64,
-    move64,       sumSquares,
-    adam,         signum,
+    kVersion,      IAM_STRINGIFY(IAM_LEVEL),
+    kScreenFrom,   kScreenSlacks,
+    scratchBytes,  packedStride,
+    prepare,       dense,
+    topk,          threshold,
+    groupMax,      exact,
+    start,         scan,
+    prune,         findNonFinite,
+    axpy,          dot,
+    dot64,         absDot64,
+    move64,        sumSquares,
+    adam,          signum,
+    innerProducts, combine,
 };

@@ -31,6 +31,15 @@ inline Vf madd(Vf a, Vf b, Vf c) { return _mm512_fmadd_ps(a, b, c); }
 inline uint32_t notLess(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
 /// Bit i: not (a[i] <= b[i]), so true for NaN.
 inline uint32_t notLessEqual(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+inline void stream(float *p, Vf v) { _mm512_stream_ps(p, v); }
+
+using Vd = __m512d;
+constexpr int kSumRows = 4, kSums = 4; // 16 sums and 4 squares, 4 directions, a row in 32 registers
+inline Vd zero64() { return _mm512_setzero_pd(); }
+inline Vd load64(const double *p) { return _mm512_loadu_pd(p); }
+inline void store64(double *p, Vd v) { _mm512_storeu_pd(p, v); }
+inline Vd widen(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+inline Vd madd64(Vd a, Vd b, Vd c) { return _mm512_fmadd_pd(a, b, c); }
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
@@ -49,6 +58,15 @@ inline uint32_t notLess(Vf a, Vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a,
 inline uint32_t notLessEqual(Vf a, Vf b) {
   return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ));
 }
+inline void stream(float *p, Vf v) { _mm256_stream_ps(p, v); }
+
+using Vd = __m256d;
+constexpr int kSumRows = 2, kSums = 2; // 8 of sums, 4 of directions, 2 of a row, of 16 registers
+inline Vd zero64() { return _mm256_setzero_pd(); }
+inline Vd load64(const double *p) { return _mm256_loadu_pd(p); }
+inline void store64(double *p, Vd v) { _mm256_storeu_pd(p, v); }
+inline Vd widen(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+inline Vd madd64(Vd a, Vd b, Vd c) { return _mm256_fmadd_pd(a, b, c); }
 
 #elif defined(__SSE2__)
 
@@ -65,6 +83,17 @@ inline Vf absolute(Vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
 inline Vf madd(Vf a, Vf b, Vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 inline uint32_t notLess(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnlt_ps(a, b)); }
 inline uint32_t notLessEqual(Vf a, Vf b) { return _mm_movemask_ps(_mm_cmpnle_ps(a, b)); }
+inline void stream(float *p, Vf v) { _mm_stream_ps(p, v); }
+
+using Vd = __m128d;
+constexpr int kSumRows = 1, kSums = 2; // 8 of sums, 4 of a row, of 16 registers
+inline Vd zero64() { return _mm_setzero_pd(); }
+inline Vd load64(const double *p) { return _mm_loadu_pd(p); }
+inline void store64(double *p, Vd v) { _mm_storeu_pd(p, v); }
+inline Vd widen(const float *p) {
+  return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+}
+inline Vd madd64(Vd a, Vd b, Vd c) { return _mm_add_pd(_mm_mul_pd(a, b), c); }
 
 #elif defined(__aarch64__)
 
@@ -85,6 +114,15 @@ inline uint32_t bits(uint32x4_t m) {
 }
 inline uint32_t notLess(Vf a, Vf b) { return bits(vmvnq_u32(vcltq_f32(a, b))); }
 inline uint32_t notLessEqual(Vf a, Vf b) { return bits(vmvnq_u32(vcleq_f32(a, b))); }
+inline void stream(float *p, Vf v) { store(p, v); }
+
+using Vd = float64x2_t;
+constexpr int kSumRows = 2, kSums = 2; // 16 of sums, 8 of directions, 4 of a row, of 32 registers
+inline Vd zero64() { return vdupq_n_f64(0); }
+inline Vd load64(const double *p) { return vld1q_f64(p); }
+inline void store64(double *p, Vd v) { vst1q_f64(p, v); }
+inline Vd widen(const float *p) { return vcvt_f64_f32(vld1_f32(p)); }
+inline Vd madd64(Vd a, Vd b, Vd c) { return vfmaq_f64(c, a, b); }
 
 #else
 #error "no vector operations for this architecture: add a section to simd.h"
@@ -105,6 +143,16 @@ inline float maddScalar(float a, float b, float c) {
 }
 
 constexpr int kTile = kVectors * kWidth;
+
+/// After the last `stream`: others see what was written.
+inline void streamed() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+/// Whether a lane is NaN of `checked`, a sum of products with zero: 0 for finite factors, NaN for others.
+inline bool anyNan(Vf checked) { return notLessEqual(checked, zero()) != 0; }
 
 /// p[0..n-1], then zeros; n <= kWidth.
 inline Vf loadSome(const float *p, int64_t n) {

@@ -17,6 +17,12 @@ struct Rows {
   const float *slack = nullptr; // [rows, Table::slacks]; see bf16.h and int16.h
 };
 
+/// Rows of activations, [rows, width].
+template <typename T> struct Block {
+  T *data = nullptr;
+  int64_t stride = 0, rows = 0, width = 0;
+};
+
 struct Weights {
   const float *w = nullptr; // [depth, features]
   int64_t stride = 0, features = 0;
@@ -153,9 +159,22 @@ struct Table {
                const AdamScalars &scalars) = nullptr;
   void (*signum)(float *p, const float *g, float *m, int64_t count,
                  const SignumScalars &scalars) = nullptr;
+
+  /// out[r * count + i] = <x_r, v_i> and, where squares is not null, squares[r] = |x_r|^2, in float64: 8 sums over columns
+  /// modulo 8, then halves added. Rows of v have paddedTo8(width) columns, zeros after width. Meanwhile, rows * width / 2
+  /// floats from `next`, if any, come to the cache.
+  void (*innerProducts)(const Block<const float> &x, const double *v, int64_t count, double *out,
+                        double *squares, const float *next) = nullptr;
+  /// y_r = x_r + sum of c[r * count + i] v_i, added in the order of i, each sum rounded. y may be x. At most 32 rows.
+  /// Returns a bit for each row: NaN or infinity in it before the last term. Where `past`, y goes to memory past the
+  /// caches. `next` as above.
+  uint32_t (*combine)(const Block<const float> &x, const float *v, int64_t vStride, const float *c,
+                      int64_t count, const Block<float> &y, bool past, const float *next) = nullptr;
 };
 
+inline constexpr int64_t paddedTo8(int64_t width) { return (width + 7) / 8 * 8; }
+
 inline constexpr int64_t kExactGroup = 64;
-inline constexpr uint32_t kVersion = 5;
+inline constexpr uint32_t kVersion = 6;
 
 } // namespace iam::rt::kernels

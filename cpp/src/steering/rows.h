@@ -22,22 +22,31 @@ template <typename A, typename B> double dot(const A *a, const B *b, int64_t n) 
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-/// Calls body(r) for rows in parallel until it returns false. `bad`, `rows` before the call, becomes the first row
-/// for which it did.
+/// Calls body(begin, end) for parts of the rows in parallel; it returns the first row of the part that is bad, or `end`.
+/// `bad`, `rows` before the call, becomes the first of them. Rows after it may be left out.
 template <typename Body>
-Status forRows(const char *op, int64_t rows, int64_t &bad, Body &&body) noexcept {
+Status forParts(const char *op, int64_t rows, int64_t &bad, Body &&body) noexcept {
   constexpr int64_t kPart = 32;
   std::atomic<int64_t> first{rows};
   IAM_RETURN_IF_ERROR(parallelFor(op, divideUp(rows, kPart), [&](int64_t part, int) {
-    for (int64_t r = part * kPart; r < std::min(rows, (part + 1) * kPart); ++r)
-      if (!body(r)) {
-        for (int64_t seen = first.load(); r < seen && !first.compare_exchange_weak(seen, r);) {
-        }
-        return;
+    const int64_t end = std::min(rows, (part + 1) * kPart), found = body(part * kPart, end);
+    if (found < end)
+      for (int64_t seen = first.load();
+           found < seen && !first.compare_exchange_weak(seen, found);) {
       }
   }));
   bad = first.load();
   return {};
+}
+
+/// Calls body(r) for rows in parallel; it returns false of a bad row. `bad` as above.
+template <typename Body>
+Status forRows(const char *op, int64_t rows, int64_t &bad, Body &&body) noexcept {
+  return forParts(op, rows, bad, [&](int64_t r, int64_t end) {
+    while (r < end && body(r))
+      ++r;
+    return r;
+  });
 }
 
 /// h(row, column) is NaN or infinite.

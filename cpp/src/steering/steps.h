@@ -1,4 +1,4 @@
-// Inside the runtime: one row and one direction, the step that steers, half-space projections and sequences share.
+// Inside the runtime: a step along one direction, which steers, half-space projections and sequences share.
 #pragma once
 
 #include "../core/kernels.h"
@@ -13,32 +13,32 @@ namespace iam::rt {
 inline constexpr double kRounding = 0x1.0p-24 * (1 + 1e-6);
 
 /// A steer or a projection onto a half-space, checked, with what it derives from its direction.
-class Step {
-public:
-  Step() = default;
-  Step(PolicyStep kind, const float *v, float s, double square)
-      : kind(kind), v(v), s(s), square(square) {}
+struct Step {
+  PolicyStep kind = PolicyStep::kAdd;
+  const float *v = nullptr;
+  float s = 0;
+  double square = 1; // |v|^2; not of an addition
 
-  /// `row` [width] in place. Every value is that of the single op, to the bit.
-  void apply(const kernels::Table &table, float *row, int64_t width) const {
+  /// What a steer adds of v to a row with <row, v> = at.
+  float factor(double at) const {
     switch (kind) {
     case PolicyStep::kAdd:
-      return table.axpy(s, v, row, width);
+      return s;
     case PolicyStep::kAblate:
-      return along(table, -static_cast<double>(s) * table.dot64(row, v, width) / square, row,
-                   width);
-    case PolicyStep::kClamp:
-      return along(table, s / std::sqrt(square) - table.dot64(row, v, width) / square, row, width);
-    case PolicyStep::kHalfspace:
-      return project(table, row, width);
+      return static_cast<float>(-static_cast<double>(s) * at / square);
+    default:
+      return static_cast<float>(s / std::sqrt(square) - at / square);
     }
   }
 
-private:
-  void along(const kernels::Table &table, double amount, float *row, int64_t width) const {
-    table.axpy(static_cast<float>(amount), v, row, width);
+  /// `row` [width] in place.
+  void apply(const kernels::Table &table, float *row, int64_t width) const {
+    if (kind == PolicyStep::kHalfspace)
+      return project(table, row, width);
+    table.axpy(factor(kind == PolicyStep::kAdd ? 0 : table.dot64(row, v, width)), v, row, width);
   }
 
+private:
   void project(const kernels::Table &table, float *row, int64_t width) const {
     double at = table.dot64(row, v, width);
     if (at <= s)
@@ -51,11 +51,6 @@ private:
       table.move64(-((at - s + rounding) / square), v, row, row, width);
     }
   }
-
-  PolicyStep kind = PolicyStep::kAdd;
-  const float *v = nullptr;
-  float s = 0;
-  double square = 1; // |v|^2
 };
 
 /// A step of direction v [width] and strength or bound s; `op` begins the message of what is wrong with them.
@@ -81,7 +76,7 @@ inline Status makeStep(const char *op, const kernels::Table &table, PolicyStep k
     return notFinite("expected a bound, got nan");
   if (isSet && s == -std::numeric_limits<float>::infinity())
     return invalid("expected a bound > -inf (no activation is below it), got -inf");
-  step = Step(kind, v.data, s, square);
+  step = {kind, v.data, s, square};
   return {};
 }
 

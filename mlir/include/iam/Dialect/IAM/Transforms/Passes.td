@@ -184,9 +184,8 @@ def PolicyProjectionPass : Pass<"iam-policy-projection"> {
   let summary = "Run steers and projections in one pass over the activations";
   let description = [{
     1. **One pass.** Steers (`add`, `ablate`, `clamp`) and projections onto half-spaces
-       that follow each other become one `iam.policy.sequence`: each row is read once,
-       takes all steps in the cache, and is written once, over the activations
-       themselves where these die. Instead of one pass over memory for each step.
+       that follow each other become one `iam.policy.sequence`: each row is read once
+       and written once, over the activations themselves where these die. Instead of one pass over memory for each step.
        Holds back for a step alone; for additions alone, which are one loop with the
        arithmetic around them; when something else reads what is between two steps;
        across blocks; and when the width is open.
@@ -196,9 +195,13 @@ def PolicyProjectionPass : Pass<"iam-policy-projection"> {
        with constant (or the same) bounds. Holds back for subspaces, which have no
        inside, and when bounds are not constants.
 
-    Exact: a sequence computes each step as the single op does, to the bit; a row that
-    is inside of a set stays as it is. An error in a step says its number in the
-    sequence instead of its op.
+    A sequence is one low-rank map: the factors of its steps follow in float64 from
+    inner products with the row as it came and products of the directions, then each
+    row takes all steps at once. Factors lack the rounding of the rows between the
+    steps, so values differ from those of the single ops by rounding: each step rounds
+    its factor and its sum to float32. A half-space at the end holds of the rounded
+    row, as after the single op; a row inside that no step moves stays as it is. An
+    error in a step says its number in the sequence instead of its op.
 
     Remarks say how many steps run together, and which projection is not computed.
     Idempotent. Run it after `iam-verify-discharge`, which looks for single
