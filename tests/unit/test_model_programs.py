@@ -201,3 +201,57 @@ def test_prompts_are_arguments(model):
 def test_explain_shows_the_parts(model):
     text = str(through.explain(model.on(IDS), 1.0))
     assert "iam.model.run" in text
+
+
+MASKS = {"whole": [[1] * 6] * 2, "left": [[0, 0, 1, 1, 1, 1], [1] * 6], "right": [[1] * 6, [1, 1, 1, 0, 0, 0]]}
+
+
+class TestVariants:
+    """Runs of one segment on several inputs are one run of the model."""
+
+    @staticmethod
+    def study(prompt, v, **keywords):
+        h = prompt.run(to="resid_post.0")
+        changed = [h, h + v, iam.steer(h, v, 0.5, "ablate"), 2 * h]
+        return [prompt.run(x, from_="resid_post.0", **keywords) for x in changed]
+
+    @pytest.mark.parametrize("mask", MASKS)
+    @pytest.mark.parametrize(
+        "keywords",
+        [{"to": "resid_post.2"}, {"to": "logits", "tokens": [3, 4], "positions": [-1]}, {"to": "logits"}],
+        ids=["site", "positions", "logits"],
+    )
+    def test_each_gets_its_own(self, model, mask, keywords):
+        v = np.linspace(-1, 1, 32, dtype=np.float32)
+        prompt = model.on(IDS, attention_mask=torch.tensor(MASKS[mask]))
+        program = iam.jit(lambda prompt: self.study(prompt, v, **keywords))
+        h = prompt.run(to="resid_post.0")
+        rows = h.reshape(-1, 32)
+        changed = [rows, rows + torch.from_numpy(v), iam.steer(rows, v, 0.5, "ablate"), 2 * rows]
+        for found, x in zip(program(prompt), changed, strict=True):
+            expected = prompt.run(x.reshape(h.shape), from_="resid_post.0", **keywords)
+            torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=0, atol=1e-5)
+        assert program.mlir("llvm").count("call @iam_rt_model_run") == 2
+
+    def test_the_model_runs_once_for_all(self, model):
+        calls = []
+        block = model.model.model.layers[2]
+        handle = block.register_forward_hook(lambda _block, args, _output: calls.append(tuple(args[0].shape)))
+        try:
+            iam.jit(lambda prompt: self.study(prompt, np.ones(32, np.float32), to="resid_post.2"))(model.on(IDS))
+        finally:
+            handle.remove()
+        assert calls == [(8, 6, 32)]
+
+    def test_a_failure_in_one_reaches_the_caller(self, model):
+        def fails(_block, _args, _output):
+            raise KeyError("of the hook")
+
+        program = iam.jit(lambda prompt: self.study(prompt, np.ones(32, np.float32), to="resid_post.2"))
+        handle = model.model.model.layers[2].register_forward_hook(fails)
+        try:
+            with pytest.raises(KeyError, match="of the hook"):
+                program(model.on(IDS))
+        finally:
+            handle.remove()
+        assert len(program(model.on(IDS))) == 4

@@ -79,8 +79,8 @@ constexpr PipelineStep kToLoops[] = {
     {"canonicalize", "conditions that are constant fold"},
     {"cse", "equal views and sizes are one"},
     {"convert-bufferization-to-memref", "clones -> alloc and copy"},
-    {"func.func(convert-linalg-to-loops)",
-     "inner loops have a static trip count and stride 1: LLVM vectorises them"},
+    {"iam-linalg-to-loops", "few loops with stride 1, which LLVM vectorises"},
+    {"canonicalize", "reads of what is only written, and maps of indices, go away"},
 };
 
 constexpr PipelineStep kLoopsToLLVM[] = {

@@ -37,7 +37,8 @@
 // LOOPS: buffer-deallocation-simplification
 // LOOPS: iam-prepare-for-llvm
 // LOOPS: bufferization-lower-deallocations
-// LOOPS: convert-linalg-to-loops
+// LOOPS: iam-linalg-to-loops
+// LOOPS: canonicalize
 
 // LLVM: expand-strided-metadata
 // LLVM: convert-scf-to-cf

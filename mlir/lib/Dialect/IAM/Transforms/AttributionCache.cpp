@@ -63,6 +63,7 @@ struct AttributionCachePass : iam::impl::AttributionCachePassBase<AttributionCac
       mergeTokens(root, rewriter, counts);
       continuePrefixes(root, rewriter, budget, assumedRows, counts);
       shareEqual();
+      stackVariants(root, rewriter, budget, assumedRows, counts);
     }
     numLoopsFused += counts.loopsFused;
     numHoisted += counts.hoisted;
@@ -70,6 +71,7 @@ struct AttributionCachePass : iam::impl::AttributionCachePassBase<AttributionCac
     numTokensMerged += counts.tokensMerged;
     numPrefixes += counts.prefixes;
     numGivenUp += counts.givenUp;
+    numVariants += counts.variants;
   }
 };
 } // namespace

@@ -651,3 +651,122 @@ void iam::continuePrefixes(Operation *root, RewriterBase &rewriter, int64_t budg
     if (group.size() > 1)
       Prefixes(std::move(group), root, rewriter, budget, assumedRows, counts).run();
 }
+
+//===----------------------------------------------------------------------===//
+// 6. Variants
+//===----------------------------------------------------------------------===//
+
+namespace {
+/// The most inputs that go through a model together: as many as points of a path do. Its matrix products are at full speed by
+/// then, and what it holds on the way grows with every one.
+constexpr size_t kTogether = 8;
+
+/// An input that holds several already.
+bool isStack(Value h) { return h.getDefiningOp<tensor::InsertSliceOp>() != nullptr; }
+
+/// Runs of one segment on inputs of their own, each of which can be there before the first of them.
+void runTogether(ArrayRef<ModelRunOp> group, RewriterBase &rewriter,
+                 AttributionCacheCounts &counts) {
+  ModelRunOp first = group.front();
+  Location loc = rewriter.getFusedLoc(
+      llvm::map_to_vector(group, [](ModelRunOp run) { return Location(run.getLoc()); }));
+  rewriter.setInsertionPoint(first);
+  auto index = [&](int64_t n) -> Value { return arith::ConstantIndexOp::create(rewriter, loc, n); };
+  SmallVector<OpFoldResult> strides(2, rewriter.getIndexAttr(1)),
+      zeros(2, rewriter.getIndexAttr(0));
+  // Rows of the inputs: those of the prompt, or a multiple.
+  SmallVector<Value> rows, before{index(0)};
+  for (ModelRunOp run : group) {
+    rows.push_back(tensor::DimOp::create(rewriter, loc, run.getH(), 0));
+    before.push_back(arith::AddIOp::create(rewriter, loc, before.back(), rows.back()));
+  }
+  auto type = cast<RankedTensorType>(first.getH().getType());
+  SmallVector<OpFoldResult> sizes{before.back(), rewriter.getIndexAttr(type.getDimSize(1))};
+  Value stack = tensor::EmptyOp::create(rewriter, loc, sizes, type.getElementType());
+  for (auto [given, offset] : llvm::zip_first(group, before)) {
+    ModelRunOp run = given;
+    auto offsets = zeros, part = sizes;
+    offsets[0] = offset;
+    part[0] = tensor::getMixedSize(rewriter, loc, run.getH(), 0);
+    stack = tensor::InsertSliceOp::create(rewriter, loc, run.getH(), stack, offsets, part, strides);
+  }
+  auto resultType = cast<RankedTensorType>(first.getType());
+  auto allType = RankedTensorType::get({ShapedType::kDynamic, resultType.getDimSize(1)},
+                                       resultType.getElementType());
+  auto y = ModelRunOp::create(rewriter, loc, allType, first.getModel(), stack, first.getFromAttr(),
+                              first.getToAttr(), first.getTokensAttr(), first.getPositionsAttr());
+  // The same share of the results, which may be at some positions only.
+  Value total = tensor::DimOp::create(rewriter, loc, y.getY(), 0);
+  auto share = [&](Value of) -> Value {
+    Value product = arith::MulIOp::create(rewriter, loc, of, total);
+    Value least = arith::MaxUIOp::create(rewriter, loc, before.back(), index(1)); // no rows at all
+    return arith::DivUIOp::create(rewriter, loc, product, least);
+  };
+  sizes[1] = rewriter.getIndexAttr(resultType.getDimSize(1));
+  for (auto [given, offset, count] : llvm::zip_first(group, before, rows)) {
+    ModelRunOp run = given;
+    auto offsets = zeros, part = sizes;
+    offsets[0] = share(offset);
+    part[0] = share(count);
+    run.emitRemark("goes through the model with other inputs of this segment, ")
+        << group.size() << " together";
+    Value slice =
+        tensor::ExtractSliceOp::create(rewriter, loc, allType, y.getY(), offsets, part, strides);
+    if (slice.getType() != run.getType())
+      slice = tensor::CastOp::create(rewriter, loc, run.getType(), slice);
+    rewriter.replaceOp(run, slice);
+    ++counts.variants;
+  }
+}
+
+/// Moves what `run` needs, and is computed after `first`, before that.
+bool canJoin(ModelRunOp first, ModelRunOp run, RewriterBase &rewriter) {
+  std::optional<SmallVector<Operation *>> needed = neededBetween(first, run);
+  if (!needed)
+    return false;
+  for (Operation *op : *needed)
+    rewriter.moveOpBefore(op, first);
+  return true;
+}
+} // namespace
+
+void iam::stackVariants(Operation *root, RewriterBase &rewriter, int64_t budget,
+                        int64_t assumedRows, AttributionCacheCounts &counts) {
+  using Key = std::tuple<Block *, Value, Type, Type, Attribute, Attribute, Attribute, Attribute>;
+  SmallVector<std::pair<Key, SmallVector<ModelRunOp>>> groups;
+  root->walk<WalkOrder::PreOrder>([&](ModelRunOp run) {
+    if (!run.getH() || isStack(run.getH()))
+      return;
+    Key key{run->getBlock(),   run.getModel(),  run.getH().getType(), run.getType(),
+            run.getFromAttr(), run.getToAttr(), run.getTokensAttr(),  run.getPositionsAttr()};
+    auto *found = llvm::find_if(groups, [&](const auto &group) { return group.first == key; });
+    if (found == groups.end()) {
+      groups.emplace_back(key, SmallVector<ModelRunOp>());
+      found = std::prev(groups.end());
+    }
+    found->second.push_back(run);
+  });
+  for (auto &[key, group] : groups) {
+    SmallVector<ModelRunOp> left = group;
+    while (left.size() > 1) {
+      SmallVector<ModelRunOp> free{left.front()}, others;
+      for (ModelRunOp run : ArrayRef(left).drop_front())
+        (canJoin(left.front(), run, rewriter) ? free : others).push_back(run);
+      auto type = cast<RankedTensorType>(left.front().getH().getType());
+      size_t most = kTogether;
+      if (budget) {
+        int64_t count = type.isDynamicDim(0) ? assumedRows : type.getDimSize(0);
+        int64_t bytes = std::max<int64_t>(1, 4 * count * type.getDimSize(1));
+        most = std::min<size_t>(most, budget / bytes);
+      }
+      // In parts of nearly the same size.
+      size_t parts = most ? llvm::divideCeil(free.size(), most) : free.size();
+      for (size_t part = 0; part < parts; ++part) {
+        size_t begin = part * free.size() / parts, end = (part + 1) * free.size() / parts;
+        if (end - begin > 1)
+          runTogether(ArrayRef(free).slice(begin, end - begin), rewriter, counts);
+      }
+      left = std::move(others);
+    }
+  }
+}

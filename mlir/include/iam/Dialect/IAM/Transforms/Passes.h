@@ -52,6 +52,7 @@ struct AttributionCacheCounts {
   int64_t tokensMerged = 0;
   int64_t prefixes = 0;
   int64_t givenUp = 0;
+  int64_t variants = 0;
 };
 
 /// The rewrites of `iam-attribution-cache`, one for each item of its description, in functions under
@@ -67,6 +68,8 @@ void mergeTokens(mlir::Operation *root, mlir::RewriterBase &rewriter,
 /// `budget` in bytes, 0 for no limit.
 void continuePrefixes(mlir::Operation *root, mlir::RewriterBase &rewriter, int64_t budget,
                       int64_t assumedRows, AttributionCacheCounts &counts);
+void stackVariants(mlir::Operation *root, mlir::RewriterBase &rewriter, int64_t budget,
+                   int64_t assumedRows, AttributionCacheCounts &counts);
 } // namespace iam
 
 #endif // IAM_DIALECT_IAM_TRANSFORMS_PASSES_H

@@ -278,6 +278,9 @@ def AttributionCachePass : Pass<"iam-attribution-cache"> {
     5. **Prefixes.** A run continues from the latest site that another run of the same
        model reaches from the same input: with `run %m to "resid_post.20"`, `run %m to
        "resid_post.25"` becomes `run %m, %a from "resid_post.20" to "resid_post.25"`.
+    6. **Variants.** Runs of one segment on different inputs, such as an activation with one
+       feature ablated after another, go through the model together, up to 8 at a time:
+       one run on the stack of the inputs, whose weights are read once.
 
     Holds back
     * in 1 when the loops have other bounds, the second reads a result of the first, or
@@ -293,15 +296,17 @@ def AttributionCachePass : Pass<"iam-attribution-cache"> {
       While more than `budget` bytes are alive at one place, the site that saves the fewest
       blocks a byte is given up, and its users compute it again. Sizes that are not in
       the types are taken to be `assumed-rows` rows. Tapes are not counted: they hold
-      what torch keeps, and live until the program ends.
+      what torch keeps, and live until the program ends;
+    * in 6 where an input needs the result of another run, or of something with an effect;
+      for derivatives; and under a `budget` that a stack would exceed.
 
     A remark at each op that was rewritten or held back says what for.
 
     Idempotent.
 
     Accuracy: 1, 2, 3 and 5 are exact: the same arithmetic in the same order. 4 multiplies with more
-    columns of the unembedding at once, which torch may sum in another order: equal
-    within its rounding. With assertions in both of two loops that become one, another one
+    columns of the unembedding at once, and 6 more rows, which torch may sum in another
+    order: equal within its rounding. With assertions in both of two loops that become one, another one
     of several that fail may be the first.
   }];
   let options = [
@@ -317,6 +322,7 @@ def AttributionCachePass : Pass<"iam-attribution-cache"> {
     Statistic<"numTokensMerged", "num-tokens-merged", "Number of segments that became columns of another one">,
     Statistic<"numPrefixes", "num-prefixes", "Number of runs that continue from another one">,
     Statistic<"numGivenUp", "num-given-up", "Number of sites computed again because of the budget">,
+    Statistic<"numVariants", "num-variants", "Number of runs that go with others">,
   ];
   let dependentDialects = ["iam::IAMDialect", "mlir::arith::ArithDialect", "mlir::linalg::LinalgDialect",
                            "mlir::scf::SCFDialect", "mlir::tensor::TensorDialect"];
