@@ -46,7 +46,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test parity bench fuzz notebook lint format clean distclean build model test-cpp test-asan test-lit test-python
+.PHONY: help demo test parity bench fuzz notebook lint format clean distclean build model coverage test-cpp test-asan test-lit test-python
 
 help: ## what there is (this text)
 	@printf 'IAM: interpretable AI with MLIR\n\n'
@@ -120,6 +120,18 @@ test-lit: $(STAMP)/build ## compiler tests (lit and FileCheck)
 test-python: $(STAMP)/build $(STAMP)/model ## Python tests; a part of them: make test-python ARGS='-k sae'
 	@$(say) "Python tests"
 	@IAM_REQUIRE_MODEL=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# A build of its own, of what iam-opt needs; the report counts lines of mlir/ alone.
+coverage: $(STAMP)/build ## lines of mlir/ that the compiler tests run (minutes)
+	@$(say) "coverage of mlir/ by lit (log: $(LOGS)/coverage.log)"
+	@$(PIP) install $(QUIET) -c constraints-dev.txt gcovr
+	@mkdir -p build/coverage/lit && find build/coverage -name '*.gcda' -delete
+	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
+	{ cmake -S . -B build/coverage -G Ninja -DCMAKE_BUILD_TYPE=Release -DIAM_COVERAGE=ON -DPython_EXECUTABLE="$(CURDIR)/$(PY)" \
+	    -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)" && cmake --build build/coverage --target iam-opt -j $(JOBS); } > $(LOGS)/coverage.log 2>&1 \
+	  || { tail -n 40 $(LOGS)/coverage.log >&2; exit 1; }
+	@IAM_OPT=build/coverage/bin/iam-opt IAM_LIT_OUT=build/coverage/lit $(VENV)/bin/lit -j$(JOBS) -sv mlir/test
+	@$(VENV)/bin/gcovr --root . --filter mlir/lib --filter mlir/include build/coverage -j $(JOBS) --exclude-throw-branches --sort uncovered-number $(ARGS)
 
 # $(call cpp_test,folder,options): configure, build and run the C++ tests, which need no MLIR.
 define cpp_test

@@ -182,6 +182,25 @@ class Oracle:
         magnitude = h.size() + (factor * size + offset) * along
         return Tensor.made(value, h.error + factor * inherited * along, magnitude, 2 * d + 8, None)
 
+    def project(self, h: Tensor, kind: str, first, second=None) -> Tensor:
+        """The nearest point of a half-space, a ball or a box. No point moves further apart from another by it."""
+        a, b = wide(first), wide(second)
+        value, d = policy.project(h.value, kind, a, b), h.value.shape[-1]
+        if kind == "box":
+            unit = _finer(h.unit, _finer(unit_of(a), unit_of(b)))
+            return Tensor.made(value, h.error, h.size() + np.abs(a) + np.abs(b), 1, unit)
+        if kind == "halfspace":
+            norm = np.linalg.norm(a)
+            along = np.abs(a) / norm
+            inherited = h.error + (h.error @ along)[..., None] * along
+            magnitude = h.size() + ((h.size() @ along)[..., None] + abs(b) / norm) * along
+            # Against rounding, a row goes up to a few roundings of its norm further than to the border.
+            magnitude = magnitude + np.linalg.norm(h.size(), axis=-1, keepdims=True) * along
+            return Tensor.made(value, inherited, magnitude, 2 * d + 8, None)
+        inherited = np.broadcast_to(np.linalg.norm(h.error, axis=-1, keepdims=True), value.shape)
+        reach = np.linalg.norm(h.size() + np.abs(a), axis=-1, keepdims=True)
+        return Tensor.made(value, inherited, h.size() + np.abs(a) + reach, 2 * d + 8, None)
+
     # Activations.
 
     # Near 0 it does not matter much what is chosen: `_kept` widens the error of numbers below three errors of their row, and

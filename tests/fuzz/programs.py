@@ -153,7 +153,7 @@ class Recorded:
     decode = staticmethod(lambda coder, f: coder.decode(f))
     encode_dense = staticmethod(ops.encode)
     decode_dense = staticmethod(ops.decode)
-    steer = staticmethod(iam.steer)
+    steer, project = staticmethod(iam.steer), staticmethod(iam.project)
     topk, abstopk, groupmax, batch_topk = map(staticmethod, (ops.topk, ops.abstopk, ops.groupmax, ops.batch_topk))
     relu, jumprelu, gate = map(staticmethod, (ops.relu, ops.jumprelu, ops.gate))
     edit, delta, sub, densify, residual = map(staticmethod, (ops.edit, ops.delta, ops.sub, ops.densify, ops.residual))
@@ -345,6 +345,7 @@ def check(program: Program, environment: Environment, tally: Tally, *, jax: bool
 STEPS = (
     "encode", "encode", "decode", "decode", "edit", "edit", "edit", "delta", "sub", "difference", "keep_error", "activation",
     "dense", "densify", "residual", "steer", "number", "vector", "tensors", "tensors", "negate", "pursue", "scaled_difference",
+    "project", "policy",
 )  # fmt: skip
 
 
@@ -515,6 +516,24 @@ class Machine:
         mode = ("add", "ablate", "clamp")[c % 3]
         v = self.e.v if d % 3 else self.e.w
         self.put(self.o.steer(self.tensor(a), v, self.e.s if d % 2 else -1.5, mode))
+
+    def project(self, a: int, b: int, c: int, d: int) -> None:
+        e, x = self.e, self.tensor(a)
+        low, high = np.full(e.shape.d, -1.5, np.float32), np.abs(e.b_dec) + np.float32(0.5)
+        sets = (("halfspace", e.v, -0.5 * c), ("halfspace", e.w, 1.0), ("ball", e.b_dec, 1.5), ("box", low, high))
+        self.put(self.o.project(x, *sets[d % 4]))
+
+    def policy(self, a: int, b: int, c: int, d: int) -> None:
+        """Steps along directions, one after the other, up to more than go together."""
+        o, e, x = self.o, self.e, self.tensor(a)
+        directions = (e.v, e.w, e.b_dec + np.where(np.arange(e.shape.d) == 0, 4, 0).astype(np.float32))
+        for i in range(2 + b % 9):
+            kind, v = (c + i * (1 + d)) % 5, directions[(d + i) % 3]
+            if kind == 4:
+                x = o.project(x, "halfspace", v, 0.5 * (i - 2))
+            else:
+                x = o.steer(x, v, (0.5, 1.0, e.s, -1.5)[(b + i) % 4], ("add", "ablate", "clamp", "ablate")[kind])
+        self.put(x)
 
     def number(self, a: int, b: int, c: int, d: int) -> None:
         x = self.tensor(a)

@@ -53,6 +53,14 @@ FEATURES = {
         lambda h, w: ops.gate(encoded(ops, h, w), ops.encode(h, w["B"], w["c"])),
         lambda h, w: clt.gate(encoded(clt, h, w), clt.encode(h, w["B"], w["c"])),
     ),
+    "of_arithmetic": (
+        lambda h, w: ops.topk(encoded(ops, h, w) * encoded(ops, h, w) * 0.25, 3),
+        lambda h, w: clt.topk(encoded(clt, h, w) ** 2 * 0.25, k=3),
+    ),
+    "gate_of_arithmetic": (
+        lambda h, w: ops.gate(encoded(ops, h, w), 0.5 * encoded(ops, h, w) - ops.encode(h, w["B"], w["c"])),
+        lambda h, w: clt.gate(encoded(clt, h, w), 0.5 * encoded(clt, h, w) - clt.encode(h, w["B"], w["c"])),
+    ),
     "subtracted": (
         lambda h, w: ops.relu(ops.encode(h, w["W"], w["b"], w["o"])),
         lambda h, w: clt.relu(clt.encode(h, w["W"], w["b"], w["o"])),

@@ -77,7 +77,14 @@ public:
       add(result, filled(result, 1.0f));
     for (Operation *op : llvm::reverse(ops)) {
       bool depends = llvm::any_of(op->getResults(), [&](Value v) { return hasCotangent(v); });
-      if (depends && failed(dispatch(op)))
+      if (!depends)
+        continue;
+      // Only an encode takes the cotangent of its pre-activations as features.
+      if (!isa<CLTEncodeOp>(op))
+        for (Value result : op->getResults())
+          if (isTensor(result))
+            dense(result);
+      if (failed(dispatch(op)))
         return failure();
     }
     Value found = dense(x);
