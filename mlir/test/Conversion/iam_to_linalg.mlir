@@ -79,3 +79,22 @@ func.func @path(%x: tensor<?x4xf32>, %b: tensor<?x4xf32>) -> (tensor<2x?x4xf32>,
   // CHECK: return %[[POINTS]], %[[WEIGHTS]]
   return %p, %w : tensor<2x?x4xf32>, tensor<2xf32>
 }
+
+// One entry along an axis has no stride: the views that bufferization makes of others cannot be told apart.
+// CHECK-LABEL: func.func @stride_along_one(
+func.func @stride_along_one(%x: tensor<1x5xf32>, %y: tensor<1x1xf32>) -> (tensor<1xf32>, tensor<1x3xf32>, tensor<1x5xf32>) {
+  // CHECK: tensor.extract_slice %{{.*}}[0, 1] [1, 1] [1, 1]
+  %a = tensor.extract_slice %x[0, 1] [1, 1] [2147483647, 1] : tensor<1x5xf32> to tensor<1xf32>
+  // CHECK: tensor.extract_slice %{{.*}}[0, 0] [1, 3] [1, 2]
+  %b = tensor.extract_slice %x[0, 0] [1, 3] [1, 2] : tensor<1x5xf32> to tensor<1x3xf32>
+  // CHECK: tensor.insert_slice %{{.*}} into %{{.*}}[0, 2] [1, 1] [1, 1]
+  %c = tensor.insert_slice %y into %x[0, 2] [1, 1] [7, 3] : tensor<1x1xf32> into tensor<1x5xf32>
+  return %a, %b, %c : tensor<1xf32>, tensor<1x3xf32>, tensor<1x5xf32>
+}
+
+// CHECK-LABEL: func.func @stride_that_is_not_known(
+func.func @stride_that_is_not_known(%x: tensor<1x5xf32>, %s: index) -> tensor<1x1xf32> {
+  // CHECK: tensor.extract_slice %{{.*}}[0, 1] [1, 1] [%{{.*}}, 1]
+  %a = tensor.extract_slice %x[0, 1] [1, 1] [%s, 1] : tensor<1x5xf32> to tensor<1x1xf32>
+  return %a : tensor<1x1xf32>
+}

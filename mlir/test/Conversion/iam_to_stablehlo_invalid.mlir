@@ -101,3 +101,14 @@ func.func @too_many_steps(%x: tensor<2x4xf32>, %W: tensor<16x4xf32>) -> !iam.fea
       : (tensor<2x4xf32>, tensor<16x4xf32>) -> !iam.features<2x16xf32>
   return %g : !iam.features<2x16xf32>
 }
+
+// -----
+
+func.func @no_such_dimension(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {
+  %axis = arith.constant -9223372036854775808 : index
+  // expected-error @below {{'tensor.dim' op has no StableHLO form: there is no dimension -9223372036854775808}}
+  %n = tensor.dim %x, %axis : tensor<?x4xf32>
+  %two = arith.constant 2.0 : f32
+  %t = tensor.splat %two[%n] : tensor<?x4xf32>
+  return %t : tensor<?x4xf32>
+}

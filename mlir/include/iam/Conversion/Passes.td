@@ -18,7 +18,8 @@ def IAMToLinalgPass : Pass<"iam-to-linalg"> {
     * `tensor.splat` -> `linalg.fill`, which elementwise fusion absorbs as a
       scalar operand;
     * `iam.attr.path` -> `linalg.generic`: nodes and weights of the rule are
-      constants, and what reads single points fuses with them.
+      constants, and what reads single points fuses with them;
+    * a slice of one entry along an axis loses its stride there, which means nothing.
 
     Everything else stays: matrix-sized and irregular work belongs to the
     runtime (see `iam-to-runtime`). Of the steering modes, `ablate` and `clamp`

@@ -113,10 +113,32 @@ struct PathToLinalg : OpRewritePattern<AttrPathOp> {
   }
 };
 
+/// A slice of one entry along an axis needs no stride there: LLVM stops at views whose strides tell nothing.
+template <typename SliceOp> struct NoStrideAlongOne : OpRewritePattern<SliceOp> {
+  using OpRewritePattern<SliceOp>::OpRewritePattern;
+  LogicalResult matchAndRewrite(SliceOp op, PatternRewriter &rewriter) const override {
+    SmallVector<int64_t> strides(op.getStaticStrides());
+    if (llvm::any_of(strides, ShapedType::isDynamic))
+      return rewriter.notifyMatchFailure(op, "its strides are not known");
+    bool changed = false;
+    for (auto [stride, size] : llvm::zip_equal(strides, op.getStaticSizes()))
+      if (size == 1 && stride != 1) {
+        stride = 1;
+        changed = true;
+      }
+    if (!changed)
+      return rewriter.notifyMatchFailure(op, "no stride along an axis of one entry");
+    rewriter.modifyOpInPlace(op, [&] { op.setStaticStrides(strides); });
+    return success();
+  }
+};
+
 struct IAMToLinalgPass : iam::impl::IAMToLinalgPassBase<IAMToLinalgPass> {
   void runOnOperation() override {
     RewritePatternSet patterns(&getContext());
-    patterns.add<ResidualToAdd, SteerAddToLinalg, SplatToFill, PathToLinalg>(&getContext());
+    patterns.add<ResidualToAdd, SteerAddToLinalg, SplatToFill, PathToLinalg,
+                 NoStrideAlongOne<tensor::ExtractSliceOp>, NoStrideAlongOne<tensor::InsertSliceOp>>(
+        &getContext());
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       signalPassFailure();
   }

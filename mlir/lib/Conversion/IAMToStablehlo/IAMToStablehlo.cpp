@@ -223,7 +223,10 @@ private:
     std::optional<int64_t> axis = op.getConstantIndex();
     if (!axis)
       return op.emitOpError("has no StableHLO form: the dimension has to be a constant");
-    return isOfSizes(op, {sizes(op.getSource())[*axis]});
+    Sizes all = sizes(op.getSource());
+    if (*axis < 0 || *axis >= static_cast<int64_t>(all.size()))
+      return op.emitOpError("has no StableHLO form: there is no dimension ") << *axis;
+    return isOfSizes(op, {all[*axis]});
   }
 
   LogicalResult fromElements(tensor::FromElementsOp op, StablehloBuilder &to) {

@@ -11,6 +11,11 @@ func.func private @features_c2_empty_dictionary(!iam.features<4x0xf32>)
 
 // -----
 
+// expected-error @below {{expected a dictionary size <= 2147483647, got 2147483648}}
+func.func private @features_c2_large_dictionary(!iam.features<4x2147483648xf32>)
+
+// -----
+
 // expected-error @below {{expected element type f32, got 'f16'}}
 func.func private @features_c3_element_type(!iam.features<4x8xf16>)
 
@@ -18,6 +23,11 @@ func.func private @features_c3_element_type(!iam.features<4x8xf16>)
 
 // expected-error @below {{expected k >= 1, got k = 0}}
 func.func private @features_c4_k_of_zero(!iam.features<4x8xf32, k = 0>)
+
+// -----
+
+// expected-error @below {{expected k <= 2147483647, got k = 9223372036854775807}}
+func.func private @features_c4_large_k(!iam.features<4x8xf32, k = 9223372036854775807>)
 
 // -----
 

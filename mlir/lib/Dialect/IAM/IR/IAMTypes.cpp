@@ -71,11 +71,16 @@ LogicalResult FeaturesType::verify(function_ref<InFlightDiagnostic()> emitError,
     return emitError() << "expected a static dictionary size, got ?";
   if (dict < 1)
     return emitError() << "expected a dictionary size >= 1, got " << dict;
+  constexpr int64_t most = std::numeric_limits<int32_t>::max(); // indices are i32
+  if (dict > most)
+    return emitError() << "expected a dictionary size <= " << most << ", got " << dict;
   // features_c3
   if (!elementType.isF32())
     return emitError() << "expected element type f32, got " << elementType;
   // features_c4
   if (k && *k < 1)
     return emitError() << "expected k >= 1, got k = " << *k;
+  if (k && *k > most)
+    return emitError() << "expected k <= " << most << ", got k = " << *k;
   return success();
 }
