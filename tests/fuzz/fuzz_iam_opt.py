@@ -573,11 +573,12 @@ KNOWN = (
     (re.compile(r'"stablehlo\.sort"'), "inline|iam-fuse|iam-to-llvm"),
     (re.compile(r"bufferization\.dealloc\b[^\n]*,"), "finalize-memref-to-llvm"),
 )
-"""Inputs, with a pass or any, that crash the MLIR we build on, outside of our code, and are left out. The parser of
+"""Inputs, and passes, that crash the MLIR we build on, outside of our code, and are left out (docs/testing.md). The parser of
 ``linalg.generic`` takes every element of ``iterator_types`` to be a string; those of ``linalg.broadcast``, ``transpose`` and
 ``reduce`` go on with a list of dimensions that did not parse; that of ``tensor.from_elements`` reserves memory for as many
-operands as the type has elements; reshapes take groups with dimensions that are not there, ``alloc_tensor`` copies unranked tensors; sizes of pads overflow; the inliner asks ops that nobody registered, with regions, for their symbols; stores of i1
-cannot be converted. All are assertions of LLVM (docs/testing.md)."""
+operands as the type has elements; reshapes take groups with dimensions that are not there; ``alloc_tensor`` copies unranked
+tensors; sizes of pads overflow; the inliner asks ops that nobody registered, with regions, for their symbols; stores of i1
+cannot be converted. All are assertions of LLVM."""
 
 
 def run_one(text: str, passes: str) -> str:

@@ -1,6 +1,11 @@
 // iam-clt-fusion, family 3: differences of reconstructions, in every order of the terms. Twice gives what once gives.
 // RUN: iam-opt %s --iam-clt-fusion --canonicalize --split-input-file | FileCheck %s --implicit-check-not=arith.constant
 // RUN: iam-opt %s --iam-clt-fusion --canonicalize --iam-clt-fusion --canonicalize --split-input-file | FileCheck %s
+// RUN: iam-opt %s --iam-clt-fusion --split-input-file -o /dev/null 2>&1 | FileCheck %s --check-prefix=REMARK
+
+// REMARK: clt_fusion_difference.mlir:{{.*}}: remark: became iam.clt.decode of iam.clt.delta
+// REMARK: remark: became arith.addf of iam.clt.decode of iam.clt.delta
+// REMARK: remark: became arith.addf of iam.clt.decode of iam.clt.sub
 
 // decode(edit(f)) - decode(f) -> decode(delta)
 // CHECK-LABEL: func.func @edit_minus_original(

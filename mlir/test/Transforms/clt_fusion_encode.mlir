@@ -1,6 +1,8 @@
 // iam-clt-fusion, family 1: encode + activation -> encode_sparse. Twice gives what once gives.
 // RUN: iam-opt %s --iam-clt-fusion | FileCheck %s
 // RUN: iam-opt %s --iam-clt-fusion --iam-clt-fusion | FileCheck %s
+// RUN: iam-opt %s --iam-clt-fusion -o /dev/null 2>&1 | FileCheck %s --check-prefix=REMARK
+// REMARK-COUNT-10: remark: became iam.clt.encode_sparse
 
 // CHECK-LABEL: func.func @topk(
 // CHECK-SAME: %[[X:.*]]: tensor<?x4xf32>, %[[W:.*]]: tensor<4x16xf32>, %[[B:.*]]: tensor<16xf32>)

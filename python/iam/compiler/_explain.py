@@ -400,6 +400,8 @@ class _Listening:
         kind = str(diagnostic.severity).rpartition(".")[2].lower()
         if kind not in ("remark", "warning"):
             return False
+        if diagnostic.message.startswith("became "):  # what `_changes` says of whole lines
+            return True
         where = ", ".join(_lines(diagnostic.location))
         self.found.append(f"{where + ': ' if where else ''}{kind}: {diagnostic.message}")
         return True

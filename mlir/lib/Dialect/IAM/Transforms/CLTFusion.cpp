@@ -22,12 +22,42 @@ namespace iam {
 using namespace mlir;
 
 namespace {
+/// An op, and what of the dialect is in it: "arith.addf of iam.clt.decode of iam.clt.delta".
+std::string named(Operation *op) {
+  std::string text = op->getName().getStringRef().str();
+  bool isCodes = isa<iam::CLTDecodeOp>(op);
+  for (Value operand : op->getOperands())
+    if (Operation *made = operand.getDefiningOp();
+        made && (isCodes ? isa<iam::CLTDeltaOp, iam::CLTSubOp>(made) : isa<iam::CLTDecodeOp>(made)))
+      return text + " of " + named(made);
+  return text;
+}
+
+/// Says at each op that is replaced what it became.
+struct Remarks : RewriterBase::Listener {
+  void notifyOperationReplaced(Operation *op, Operation *made) override {
+    notifyOperationReplaced(op, ValueRange(made->getResults()));
+  }
+  void notifyOperationReplaced(Operation *op, ValueRange values) override {
+    Operation *made = values.empty() ? nullptr : values.front().getDefiningOp();
+    if (!made)
+      return;
+    std::string before = named(op), after = named(made);
+    if (before != after &&
+        (StringRef(before).contains("iam.") || StringRef(after).contains("iam.")))
+      op->emitRemark() << "became " << after;
+  }
+};
+
 struct CLTFusionPass : iam::impl::CLTFusionPassBase<CLTFusionPass> {
   void runOnOperation() override {
     iam::CLTFusionCounts counts;
     RewritePatternSet patterns(&getContext());
     iam::populateCLTFusionPatterns(patterns, counts);
-    if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
+    Remarks remarks;
+    GreedyRewriteConfig config;
+    config.setListener(&remarks);
+    if (failed(applyPatternsGreedily(getOperation(), std::move(patterns), config)))
       return signalPassFailure();
     numEncodesFused += counts.encodesFused;
     numDenseDecodes += counts.denseDecodes;

@@ -60,6 +60,8 @@ def CLTFusionPass : Pass<"iam-clt-fusion"> {
     way, and `s * decode(f)`, whose multiplication joins the loop of the arithmetic
     around it. Whether merging them would pay was not measured.
 
+    A remark at each op that is replaced says what it became.
+
     Idempotent: nothing that a rewrite produces matches a rewrite again.
 
     Accuracy. 1 is exact: the fused kernel computes the same sums in the same
