@@ -205,7 +205,7 @@ bench: $(BENCH)/.stamps/iam $(BENCH)/.stamps/model $(STAMP)/model ## speed and m
 	@$(BENCH)/bin/python tests/benchmarks/bench_coders.py --json bench-results/coders.json $(ARGS)
 	@$(BENCH)/bin/python tests/benchmarks/bench_training.py --json bench-results/training.json
 	@$(BENCH)/bin/python tests/benchmarks/bench_program.py --json bench-results/program.json
-	@for b in tests/benchmarks/bench_attach.py tests/benchmarks/bench_attribution.py tests/benchmarks/bench_demand.py tests/benchmarks/bench_policy.py tests/benchmarks/bench_overhead.py; do \
+	@for b in tests/benchmarks/bench_attach.py tests/benchmarks/bench_attribution.py tests/benchmarks/bench_demand.py tests/benchmarks/bench_hoist.py tests/benchmarks/bench_policy.py tests/benchmarks/bench_overhead.py; do \
 	  if [ -f $$b ]; then $(PY) $$b --json bench-results/$$(basename $$b .py | sed s/bench_//).json || exit 1; fi; done
 
 # ---------------------------------------------------------------------------------------------------- cleaning

@@ -2,6 +2,7 @@
 #include "bindings.h"
 
 #include "iam/core/cpu.h"
+#include "iam/core/fingerprint.h"
 #include "iam/core/pool.h"
 #include "iam/core/threads.h"
 
@@ -120,6 +121,21 @@ void bindCore(py::module_ &m) {
   m.def("pool_trim", &rt::pool::trim,
         "Return kept blocks to the system; the number of bytes returned.");
   m.def("pool_reset_peak", &rt::pool::resetPeak, "Start a new measurement of peak_bytes.");
+  m.def(
+      "fingerprint",
+      [](const py::array &a) {
+        if (!(a.flags() & py::array::c_style))
+          throw py::value_error("fingerprint: expected a C-contiguous array");
+        rt::Fingerprint out{};
+        rt::Status status;
+        {
+          py::gil_scoped_release release;
+          status = rt::fingerprint(a.data(), static_cast<std::size_t>(a.nbytes()), out);
+        }
+        check(status);
+        return py::make_tuple(out[0], out[1]);
+      },
+      py::arg("a"), "128 bits that tell whether the array's memory holds what it held.");
   m.def(
       "data_pointer", [](const py::array &a) { return reinterpret_cast<std::uintptr_t>(a.data()); },
       py::arg("a"), "Address of the first element of an array: what tests of zero-copy compare.");

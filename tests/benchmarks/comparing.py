@@ -15,7 +15,8 @@ def without(name, function, *arguments):
     with _engine.LOCK, _engine.context():
         table = {pipeline.name: pipeline.passes.split(",") for pipeline in _engine.pipelines()}
     before = _engine.PIPELINES["llvm"]
-    left = tuple(",".join(p for p in table[part] if p != name) if name in table[part] else part for part in before)
+    left = [",".join(p for p in table[part] if p != name) if name in table[part] else part for part in before]
+    left = tuple(part for part in left if part)
     assert left != before, f"the pipelines of the JIT have no pass {name}"
     program = iam.jit(lambda *given: function(*given))
     _engine.PIPELINES["llvm"] = left

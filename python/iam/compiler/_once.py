@@ -5,8 +5,9 @@ further arguments. A set of weights is the same as long as its arrays are the sa
 
 * torch tensors count their in-place operations, and may move; both are compared. What is written through ``.data`` or through a
   NumPy array that shares the memory is not counted.
-* NumPy arrays count nothing. Up to ``_EXACT`` elements all of them are compared. Of a larger one nothing is kept, unless neither
-  it nor what it is a view of can be written to: comparing it at every call would cost about what is saved.
+* NumPy arrays count nothing. Up to ``_EXACT`` elements all of them are compared; of a larger one, that or what it is a view of
+  can be written to, 128 bits that depend on all of its memory. They cost one pass over it, which is less than the init function
+  does with it: a transpose takes ten times as long and more.
 
 :meth:`Once.forget` is for what is not noticed.
 """
@@ -20,15 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iam.core.lazy import is_torch
+from iam.core.lazy import is_torch, native
 
 __all__ = ["Once"]
 
 _EXACT = 4096
 """Elements up to which a NumPy array is compared as a whole, about a microsecond."""
-
-_UNSEEN = object()
-"""State of a weight whose changes cannot be seen."""
 
 _MOST = 4
 """Sets of weights for which results are kept; the least recently used goes."""
@@ -62,12 +60,7 @@ class Once:
         Raises:
             IamError: what the init function's ops raise; nothing is kept then, and the next call tries again.
         """
-        state = tuple([_state(weight) for weight in weights])
-        if any(part is _UNSEEN for part in state):
-            with self._lock:
-                self.runs += 1
-            once: tuple[Any, ...] = self._init(*arrays)
-            return once
+        state = tuple([_state(weight, array) for weight, array in zip(weights, arrays, strict=True)])
         for kept in self._kept:
             if kept.is_of(weights, state):
                 return kept.values
@@ -93,17 +86,15 @@ class Once:
             self._kept = ()
 
 
-def _state(weight: Any) -> Any:
-    """What is different after ``weight`` was written into."""
-    if isinstance(weight, np.ndarray):
-        if weight.size <= _EXACT:
-            return weight.tobytes()
-        return None if _is_constant(weight) else _UNSEEN
-    if is_torch(weight):
-        if weight.is_inference():  # counts nothing, either
-            return _state(weight.detach().cpu().numpy())
+def _state(weight: Any, array: np.ndarray) -> Any:
+    """What is different after ``weight``, whose content is ``array``, was written into."""
+    if is_torch(weight) and not weight.is_inference():  # of inference mode it counts nothing, either
         return weight._version, weight.data_ptr()
-    return None
+    if array.size <= _EXACT:
+        return array.tobytes()
+    if isinstance(weight, np.ndarray) and _is_constant(weight):
+        return None
+    return native().fingerprint(np.ascontiguousarray(array))
 
 
 def _is_constant(array: np.ndarray) -> bool:
