@@ -108,6 +108,43 @@ func.func @apart(%m: !iam.model, %n: !iam.model, %x: tensor<?x4xf32>, %z: tensor
   return %1, %2, %3 : tensor<?x4xf32>, tensor<?x4xf32>, tensor<?x4xf32>
 }
 
+// The third needs the second: it cannot go with the two that do not need each other, nor does it stop them.
+// CHECK-LABEL: func.func @chain_beside(
+// CHECK: iam.policy.steer add
+// CHECK-COUNT-2: tensor.insert_slice
+// CHECK: %[[BOTH:.*]] = iam.model.run %{{.*}}, %{{.*}} from "resid_post.2"
+// CHECK: %[[SECOND:.*]] = tensor.extract_slice %[[BOTH]]
+// CHECK: %[[IN:.*]] = iam.policy.steer ablate
+// CHECK-NOT: tensor.insert_slice
+// CHECK: iam.model.run %{{.*}}, %[[IN]] from "resid_post.2"
+// CHECK: return
+func.func @chain_beside(%m: !iam.model, %x: tensor<?x4xf32>, %v: tensor<4xf32>, %s: f32) -> (tensor<?x4xf32>, tensor<?x4xf32>) {
+  %0 = iam.model.run %m, %x from "resid_post.2" to "resid_post.5" : (!iam.model, tensor<?x4xf32>) -> tensor<?x4xf32>
+  %a = iam.policy.steer add %x, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %1 = iam.model.run %m, %a from "resid_post.2" to "resid_post.5" : (!iam.model, tensor<?x4xf32>) -> tensor<?x4xf32>
+  %b = iam.policy.steer ablate %1, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %2 = iam.model.run %m, %b from "resid_post.2" to "resid_post.5" : (!iam.model, tensor<?x4xf32>) -> tensor<?x4xf32>
+  return %0, %2 : tensor<?x4xf32>, tensor<?x4xf32>
+}
+
+// To bring two runs to "resid_post.5" together, the second run to "resid_post.6" moves before the first.
+// CHECK-LABEL: func.func @two_groups(
+// CHECK-COUNT-2: tensor.insert_slice
+// CHECK: iam.model.run %{{.*}}, %{{.*}} from "resid_post.2" to "resid_post.6"
+// CHECK-COUNT-2: tensor.insert_slice
+// CHECK: iam.model.run %{{.*}}, %{{.*}} from "resid_post.2" to "resid_post.5"
+// CHECK-NOT: iam.model.run
+// CHECK: return
+func.func @two_groups(%m: !iam.model, %x: tensor<?x4xf32>, %z: tensor<?x4xf32>, %v: tensor<4xf32>, %s: f32) -> (tensor<?x4xf32>, tensor<?x4xf32>, tensor<?x4xf32>) {
+  %0 = iam.model.run %m, %x from "resid_post.2" to "resid_post.5" : (!iam.model, tensor<?x4xf32>) -> tensor<?x4xf32>
+  %1 = iam.model.run %m, %z from "resid_post.2" to "resid_post.6" : (!iam.model, tensor<?x4xf32>) -> tensor<?x4xf32>
+  %a = iam.policy.steer add %x, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %2 = iam.model.run %m, %a from "resid_post.2" to "resid_post.6" : (!iam.model, tensor<?x4xf32>) -> tensor<?x4xf32>
+  %b = iam.policy.steer ablate %2, %v, %s : tensor<?x4xf32>, tensor<4xf32>, f32
+  %3 = iam.model.run %m, %b from "resid_post.2" to "resid_post.5" : (!iam.model, tensor<?x4xf32>) -> tensor<?x4xf32>
+  return %0, %1, %3 : tensor<?x4xf32>, tensor<?x4xf32>, tensor<?x4xf32>
+}
+
 // What the second needs is made by an op with an effect, which does not move.
 // CHECK-LABEL: func.func @effect(
 // CHECK-NOT: tensor.insert_slice

@@ -719,8 +719,37 @@ void runTogether(ArrayRef<ModelRunOp> group, RewriterBase &rewriter,
   }
 }
 
-/// Moves what `run` needs, and is computed after `first`, before that.
-bool canJoin(ModelRunOp first, ModelRunOp run, RewriterBase &rewriter) {
+/// The results of some of `others` are needed for `op`, of the same block.
+bool needsAny(Operation *op, ArrayRef<ModelRunOp> others) {
+  Block *block = op->getBlock();
+  llvm::SmallPtrSet<Operation *, 16> seen;
+  SmallVector<Operation *> pending{op};
+  while (!pending.empty()) {
+    bool found = pending.pop_back_val()
+                     ->walk([&](Operation *inner) {
+                       for (Value operand : inner->getOperands()) {
+                         Operation *made = operand.getDefiningOp();
+                         made = made ? block->findAncestorOpInBlock(*made) : nullptr;
+                         if (!made || !seen.insert(made).second)
+                           continue;
+                         if (llvm::is_contained(others, made))
+                           return WalkResult::interrupt();
+                         pending.push_back(made);
+                       }
+                       return WalkResult::advance();
+                     })
+                     .wasInterrupted();
+    if (found)
+      return true;
+  }
+  return false;
+}
+
+/// Whether `run` may go with `group`, that comes before it; moves what it needs before the first of them.
+bool canJoin(ArrayRef<ModelRunOp> group, ModelRunOp run, RewriterBase &rewriter) {
+  if (needsAny(run, group))
+    return false;
+  ModelRunOp first = group.front();
   std::optional<SmallVector<Operation *>> needed = neededBetween(first, run);
   if (!needed)
     return false;
@@ -749,9 +778,11 @@ void iam::stackVariants(Operation *root, RewriterBase &rewriter, int64_t budget,
   for (auto &[key, group] : groups) {
     SmallVector<ModelRunOp> left = group;
     while (left.size() > 1) {
+      // What was done before may have moved some.
+      llvm::sort(left, [](ModelRunOp a, ModelRunOp b) { return a->isBeforeInBlock(b); });
       SmallVector<ModelRunOp> free{left.front()}, others;
       for (ModelRunOp run : ArrayRef(left).drop_front())
-        (canJoin(left.front(), run, rewriter) ? free : others).push_back(run);
+        (canJoin(free, run, rewriter) ? free : others).push_back(run);
       auto type = cast<RankedTensorType>(left.front().getH().getType());
       size_t most = kTogether;
       if (budget) {
