@@ -64,8 +64,9 @@ private:
   }
 
   /// What brings a row that is `over` the bound of step i to the border; with the row's `size` (its norm, or -1), so far inside
-  /// that rounding leaves it inside. Each of the i + 1 sums and the factor is rounded by at most u = 2^-24 of its
-  /// magnitude (the sums without fused multiply-add a second time), so by Cauchy-Schwarz <v_i, y> is off by at most (i + 3) u |v_i| (|h| + sum of |c_j| |v_j|).
+  /// that rounding leaves it inside. Each of the i + 1 sums and the factor is rounded by at most u = 2^-24 of its magnitude (and
+  /// the products where there is no fused multiply-add), so by Cauchy-Schwarz <v_i, y> is off by at most
+  /// (i + 3) u |v_i| (|h| + sum of |c_j| |v_j|).
   float toHalfspace(int64_t i, double over, double size, const float *c) const {
     bool moved = over > 0;
     if (size >= 0) {
