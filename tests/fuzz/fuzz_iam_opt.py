@@ -446,7 +446,7 @@ class Grammar:
         usual = steps[:-2] if self.rng.random() < 0.7 else steps
         for _ in range(self.rng.randint(1, 12)):
             self.rng.choice(usual)()
-        if self.rng.random() < 0.3:
+        if self.rows != "0" and self.rng.random() < 0.3:  # MLIR has no slices of nothing
             return self.gradient()
         results = [v for v in self.values if v[1][0] not in ("model", "index")]
         results = self.rng.sample(results, min(len(results), self.rng.randint(0, 3)))
@@ -473,13 +473,13 @@ class Grammar:
         slice = f"tensor.extract_slice {of}[0, {column}] [{rows}, 1] [1, 1] : {self.type(shape)} to {vector}"
         given = self.type(("t", self.rows, self.d))
         parameters = "".join(f", {name}: {type}" for name, type in rest)
-        steps = self.number(rng.choice((1, 3, 8, 9, 20)))
+        rule = rng.choice(("gauss_legendre", "left", "right", "midpoint", "trapezoid"))
+        steps = self.number(rng.choice((2 if rule == "trapezoid" else 1, 3, 8, 9, 20)))
         stack = f"tensor<{steps}x{self.rows}x{self.d}xf32>"
         captures = ""
         if rest:
             names, types = (", ".join(part) for part in zip(*rest, strict=True))
             captures = f" captures({names} : {types})"
-        rule = rng.choice(("gauss_legendre", "left", "right", "midpoint", "trapezoid"))
         along = f"{given}, {given}, {stack}, tensor<{steps}xf32>"
         return "\n".join(
             [
