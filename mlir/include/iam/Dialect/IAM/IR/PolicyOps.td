@@ -59,8 +59,10 @@ def IAM_PolicySequenceOp : IAM_Op<"policy.sequence", [
     The steps one after the other, on each row: step `i` along row `i` of
     `directions` with strength `strengths[i]`. `add`, `ablate` and `clamp` are those
     of `iam.policy.steer`; `halfspace` is `iam.policy.project` onto
-    `directions[i]·h ≤ strengths[i]`. The result is that of the single ops, to the
-    bit; memory is read and written once. `iam-policy-projection` makes it.
+    `directions[i]·h ≤ strengths[i]`. Memory is read and written once. The result is
+    that of the single ops without the rounding between them, but for that of each
+    factor and each sum; a half-space at the end holds of the rounded rows.
+    `iam-policy-projection` makes it.
 
     Rows: 0 rows give 0 rows. Errors at run time are those of the single ops: a zero
     direction (of all but `add`), NaN or infinity.
