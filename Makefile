@@ -124,7 +124,6 @@ test-python: $(STAMP)/build $(STAMP)/model ## Python tests; a part of them: make
 # A build of its own, of what iam-opt needs; the report counts lines of mlir/ alone.
 coverage: $(STAMP)/build ## lines of mlir/ that the compiler tests run (minutes)
 	@$(say) "coverage of mlir/ by lit (log: $(LOGS)/coverage.log)"
-	@$(PIP) install $(QUIET) -c constraints-dev.txt gcovr
 	@mkdir -p build/coverage/lit && find build/coverage -name '*.gcda' -delete
 	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
 	{ cmake -S . -B build/coverage -G Ninja -DCMAKE_BUILD_TYPE=Release -DIAM_COVERAGE=ON -DPython_EXECUTABLE="$(CURDIR)/$(PY)" \

@@ -31,7 +31,10 @@ def main() -> None:
     prompt, other = model.on(args.text), model.on(args.against)
     if prompt.rows != other.rows:
         parser.error(f"--text has {prompt.rows} tokens and --against {other.rows}: they are compared token by token")
-    answers = [int(model.tokens(answer)[0, 0]) for answer in args.answers]
+    answers = [model.tokens(answer)[0].tolist() for answer in args.answers]
+    if any(len(answer) != 1 for answer in answers):
+        parser.error(f"--answers takes one token each, got {answers}; words usually begin with a space")
+    answers = [token for (token,) in answers]
 
     last = sae.encode(prompt.run(to=sae.site)[0, -1:])
     strongest = last.values[0].argsort(descending=True)[: args.features]

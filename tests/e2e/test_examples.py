@@ -37,8 +37,15 @@ def test_effects_of_features(repo_root):
     assert effects[3617] < -5
 
 
-def test_texts_that_cannot_be_compared(repo_root):
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--against", "Rome"], "--text has 16 tokens and --against 1: they are compared token by token"),
+        (["--answers", " Rome", " electroencephalography"], "--answers takes one token each, got [["),
+    ],
+)
+def test_what_cannot_be_compared(repo_root, arguments, text):
     path = repo_root / "examples/feature_effects.py"
-    done = subprocess.run([sys.executable, path, "--against", "Rome"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--text has 16 tokens and --against 1: they are compared token by token" in done.stderr
+    assert text in done.stderr

@@ -112,3 +112,60 @@ func.func @no_such_dimension(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {
   %t = tensor.splat %two[%n] : tensor<?x4xf32>
   return %t : tensor<?x4xf32>
 }
+
+// -----
+
+func.func @adjoint_of_decode(%f: !iam.features<3x16xf32, k = 2>, %W: tensor<16x4xf32>, %dy: tensor<3x4xf32>) -> !iam.features<3x16xf32, k = 2> {
+  // expected-error @below {{'iam.clt.decode_adjoint' op has no StableHLO form: it is made for compiled programs; differentiate the exported function instead}}
+  %df = iam.clt.decode_adjoint %f, %W, %dy : !iam.features<3x16xf32, k = 2>, tensor<16x4xf32>, tensor<3x4xf32>
+  return %df : !iam.features<3x16xf32, k = 2>
+}
+
+// -----
+
+func.func @adjoint_of_densify(%f: !iam.features<3x16xf32, k = 2>, %dd: tensor<3x1xf32>) -> !iam.features<3x16xf32, k = 2> {
+  // expected-error @below {{'iam.clt.densify_adjoint' op has no StableHLO form: it is made for compiled programs; differentiate the exported function instead}}
+  %df = iam.clt.densify_adjoint %f, %dd columns [3] : !iam.features<3x16xf32, k = 2>, tensor<3x1xf32>
+  return %df : !iam.features<3x16xf32, k = 2>
+}
+
+// -----
+
+func.func @adjoint_of_edit(%f: !iam.features<3x16xf32, k = 2>, %dg: !iam.features<3x16xf32, k = 2>) -> !iam.features<3x16xf32, k = 2> {
+  // expected-error @below {{'iam.clt.edit_adjoint' op has no StableHLO form: it is made for compiled programs; differentiate the exported function instead}}
+  %df = iam.clt.edit_adjoint ablate %f, %dg features [7] : (!iam.features<3x16xf32, k = 2>, !iam.features<3x16xf32, k = 2>) -> !iam.features<3x16xf32, k = 2>
+  return %df : !iam.features<3x16xf32, k = 2>
+}
+
+// -----
+
+func.func @adjoint_of_projection(%h: tensor<3x4xf32>, %dy: tensor<3x4xf32>, %v: tensor<4xf32>, %s: f32) -> tensor<3x4xf32> {
+  // expected-error @below {{'iam.policy.project_adjoint' op has no StableHLO form: it is made for compiled programs; differentiate the exported function instead}}
+  %dh = iam.policy.project_adjoint ball %h, %dy, %v, %s : (tensor<3x4xf32>, tensor<3x4xf32>, tensor<4xf32>, f32) -> tensor<3x4xf32>
+  return %dh : tensor<3x4xf32>
+}
+
+// -----
+
+func.func @check_of_gradients(%g: tensor<3x4xf32>) {
+  %first = arith.constant 0 : index
+  // expected-error @below {{'iam.attr.check' op has no StableHLO form: it is made for compiled programs; differentiate the exported function instead}}
+  iam.attr.check %g, %first points 1 : tensor<3x4xf32>
+  return
+}
+
+// -----
+
+func.func @sequence(%h: tensor<3x4xf32>, %v: tensor<2x4xf32>, %s: tensor<2xf32>) -> tensor<3x4xf32> {
+  // expected-error @below {{'iam.policy.sequence' op has no StableHLO form: it is made for compiled programs; export the single steps}}
+  %0 = iam.policy.sequence add, ablate %h, %v, %s : tensor<3x4xf32>, tensor<2x4xf32>, tensor<2xf32>
+  return %0 : tensor<3x4xf32>
+}
+
+// -----
+
+// expected-error @below {{'func.func' op has no StableHLO form: argument 0 has type '!iam.model', a model that stays in Python; export what comes before and after it}}
+func.func @run(%m: !iam.model) -> tensor<?x4xf32> {
+  %h = iam.model.run %m to "resid_post.2" : (!iam.model) -> tensor<?x4xf32>
+  return %h : tensor<?x4xf32>
+}

@@ -115,8 +115,11 @@ private:
       add(shape, tensor.getElementType());
       return success();
     }
-    return function.emitOpError("has no StableHLO form: argument ")
-           << argument.getArgNumber() << " has type " << type;
+    InFlightDiagnostic error = function.emitOpError("has no StableHLO form: argument ")
+                               << argument.getArgNumber() << " has type " << type;
+    if (isa<ModelType>(type))
+      error << ", a model that stays in Python; export what comes before and after it";
+    return error;
   }
 
   Value tensor(Value value) { return translated[value].tensors.front(); }
